@@ -1,0 +1,1 @@
+#include "kms/kms.h"
