@@ -1,1 +1,2 @@
-
+#include "vault/file.h"
+#include "internal.h"
