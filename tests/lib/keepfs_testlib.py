@@ -265,8 +265,9 @@ class Vault:
 
 # -- trees -----------------------------------------------------------------------------------------------------------
 
-def make_tree(root, files, seed=1, big=2):
-    """A tree of directories, files of many sizes, links and hard links, the same for the same seed. Returns its file count."""
+def make_tree(root, files, seed=1, big=2, plain=False):
+    """A tree of directories, files of many sizes, links and hard links, the same for the same seed. Returns its file count.
+    big: so many files of 6 MiB. plain: no links and no long names."""
     rng = random.Random(seed)
     words = ("alpha beta gamma delta header source config index readme naïve größe 数据 with space and.dots long").split()
     dirs = [root]
@@ -281,10 +282,10 @@ def make_tree(root, files, seed=1, big=2):
             continue
         parent = rng.choice(dirs)
         name = "f%d_%s" % (count, rng.choice(words))
-        if rng.random() < 0.01:
+        if rng.random() < 0.01 and not plain:
             name += "n" * rng.randint(140, 220)
         path = os.path.join(parent, name[:200])
-        kind = rng.random()
+        kind = 1 if plain else rng.random()
         if kind < 0.02:
             os.symlink(rng.choice(["../x", "/etc/hostname", "a" * 300, name]), path)
         elif kind < 0.03 and count:
