@@ -101,7 +101,7 @@ int hsm_seal(struct hsm *h, struct base_error *err)
 		h->state = HSM_SEALED;
 	}
 	h->sealed = true;
-	hsm_scrub_stack();
+	hsm_scrub();
 	pthread_rwlock_unlock(&h->lock);
 	return 0;
 }

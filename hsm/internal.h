@@ -113,9 +113,6 @@ void hsm_quiesce(struct hsm *h);                         /* lock held for writin
 int hsm_recover(struct hsm *h, uint64_t generation, bool reset, struct base_error *err);
 /* The token is unavailable for a second; err says why and is kept. Takes the lock. Returns err->code. */
 int hsm_fail(struct hsm *h, uint64_t generation, struct base_error *err);
-/* Overwrite what libraries left of secrets on the stack below the caller. */
-void hsm_scrub_stack(void);
-
 /* call.c: one operation on the token, with the recovery ladder around it. */
 struct hsm_call {
 	/* Returns a CK_RV; or sets code (and err) and returns CKR_OK. key is the handle for id, else 0. */
@@ -141,6 +138,9 @@ void hsm_key_forget(struct hsm *h, const uint8_t *id); /* NULL: all */
 CK_RV hsm_canary(struct hsm *h, CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key);
 /* The same under a key made for it in the session: shows whether the module works at all. */
 CK_RV hsm_canary_session(struct hsm *h, CK_SESSION_HANDLE session);
+
+/* scrub.c: overwrite what libraries left of secrets on the stack below the caller, and in vector registers. */
+void hsm_scrub(void);
 
 /* softhsm.c: what only the embedded SoftHSM2 needs; all are no-ops (or 0) for another module. */
 int hsm_softhsm_configure(const char *token_dir, const char *conf_path, struct base_error *err);

@@ -12,14 +12,6 @@
 #define BACK_OFF_NS UINT64_C(1000000000)
 #define PIN_SIZE 256
 
-/* Not inlined, so that its frame lies where the callees of the caller had theirs. */
-__attribute__((noinline)) void hsm_scrub_stack(void)
-{
-	char below[16384];
-
-	base_secret_wipe(below, sizeof(below));
-}
-
 static int latched(struct hsm *h, struct base_error *err)
 {
 	return base_error_set(err, -EKEYREJECTED, BASE_EXIT_PIN,
@@ -67,7 +59,7 @@ static int try_pin(struct hsm *h, const char *pin, struct base_error *err)
 	ERR_clear_error();
 	h->pin_last_try = false;
 	ret = PKCS11_login(h->slot, 0, pin);
-	hsm_scrub_stack();
+	hsm_scrub();
 	if (ret == 0)
 		return 0;
 	rv = hsm_ckr_libp11();

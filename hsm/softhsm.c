@@ -241,7 +241,7 @@ static int make_aside(const struct hsm_config *config, char *aside, const char *
 		return ret;
 	ret = initialise_token(&h, so_pin, pin, err);
 	hsm_module_unload(&h);
-	hsm_scrub_stack();
+	hsm_scrub();
 	return ret < 0 ? ret : hsm_softhsm_sync(&h, 0, err);
 }
 

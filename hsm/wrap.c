@@ -166,7 +166,7 @@ int hsm_wrap(struct hsm *h, const uint8_t id[HSM_ID_SIZE], const void *aad, size
 		return base_error_set(err, -EINVAL, BASE_EXIT_FAILED, "cannot wrap %zu bytes with %zu bytes of context", in_len,
 				      aad_len);
 	code = hsm_call_run(h, &call, err);
-	hsm_scrub_stack();
+	hsm_scrub();
 	return code;
 }
 
@@ -193,7 +193,7 @@ int hsm_unwrap(struct hsm *h, const uint8_t id[HSM_ID_SIZE], const void *aad, si
 				      "cannot unwrap a file key: it is wrapped in a way (mechanism %u, hash %u, IV mode %u) that this "
 				      "version does not know", blob->mechanism, blob->hash, blob->iv_mode);
 	code = hsm_call_run(h, &call, err);
-	hsm_scrub_stack();
+	hsm_scrub();
 	if (code < 0)
 		base_secret_wipe(out, out_len);
 	return code;
