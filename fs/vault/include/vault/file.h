@@ -56,7 +56,8 @@ bool vault_file_idle(struct vault_file *f, uint64_t now_ns);
 int vault_file_fd(const struct vault_file *f);
 uint64_t vault_file_size(struct vault_file *f);
 const uint8_t *vault_file_id(const struct vault_file *f);
-void vault_file_xattr(const struct vault_file *f, struct vault_xattr *ret);
+/* vault_file_xattr(f, ret): key of its xattrs, valid while f is; 0 or -ENOMEM. */
+int vault_file_xattr(struct vault_file *f, struct vault_xattr *ret);
 /* vault_file_zone(f, ret): key id that wraps its DEK. */
 void vault_file_zone(const struct vault_file *f, uint8_t ret[BASE_ID_SIZE]);
 

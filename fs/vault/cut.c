@@ -1,0 +1,244 @@
+/*
+ * fs/vault/cut.c: truncate and punch (fs/FORMAT.md, "Algorithms"): the sealed intent says what goes before anything goes.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "content.h"
+
+#define TO_THE_END UINT64_MAX
+
+/* XOR F of the live slots of blocks [first, end) of one loaded group. */
+static int part_sum(struct vault_file *f, struct vault_cipher *c, const struct vault_tags_page *page, uint64_t first, uint64_t end, uint8_t sum[16])
+{
+	uint8_t raw[TAG_GROUP * TAG_ENTRY];
+	uint64_t at = tags_first(page->group);
+
+	memcpy(raw, page->raw, sizeof(raw));
+	for (unsigned i = 0; i < tags_count(page->group); i++)
+		if (at + i < first || at + i >= end)
+			memset(raw + i * TAG_ENTRY, 0, TAG_ENTRY);
+	return vault_tags_sum(f, c, page->group, raw, sum);
+}
+
+/* The same over all groups up to `groups`, so that a damaged one stops the cut before it begins. */
+static int range_sum(struct vault_file *f, struct vault_cipher *c, uint64_t first, uint64_t end, uint64_t groups, uint8_t sum[16])
+{
+	struct vault_tags_page *page;
+
+	for (uint64_t g = tags_group(first); g < groups && tags_first(g) < end; g++) {
+		int r = vault_tags_load(f, c, g, &page);
+
+		if (r == 0)
+			r = part_sum(f, c, page, first, end, sum);
+		if (r != 0)
+			return r == -EBADMSG ? vault_broken(f, (int64_t)tags_first(g), "the tags do not match the sealed state") : r;
+	}
+	return 0;
+}
+
+/* Zero the entries of [first, end) within one group, in memory, in the accumulators and, below the end of the backing file, on disk. */
+static int group_clear(struct vault_file *f, struct vault_cipher *c, uint64_t group, uint64_t first, uint64_t end, uint64_t backing)
+{
+	uint64_t at = tags_first(group), from = first > at ? first - at : 0, to = tags_count(group);
+	struct vault_tags_page *page;
+	uint8_t sum[16] = { 0 };
+	int r = vault_tags_load(f, c, group, &page);
+
+	if (end - at < to)
+		to = end - at;
+	if (r == 0)
+		r = part_sum(f, c, page, first, end, sum);
+	if (r == 0)
+		r = vault_tags_change(f, group, sum);
+	if (r != 0)
+		return r;
+	memset(page->raw + from * TAG_ENTRY, 0, (to - from) * TAG_ENTRY);
+	if (tags_offset(group) >= backing)
+		return 0;
+	return vault_pwrite_all(f->fd, page->raw + from * TAG_ENTRY, (to - from) * TAG_ENTRY, tags_offset(group) + from * TAG_ENTRY, NULL);
+}
+
+static int range_clear(struct vault_file *f, struct vault_cipher *c, uint64_t first, uint64_t end, uint64_t groups, uint64_t backing)
+{
+	int r = 0;
+
+	for (uint64_t g = tags_group(first); g < groups && tags_first(g) < end && r == 0; g++)
+		r = group_clear(f, c, g, first, end, backing);
+	return r;
+}
+
+/* Everything goes: nothing has to be read for that. */
+static int clear_all(struct vault_file *f)
+{
+	memset(f->head->raw, 0, sizeof(f->head->raw));
+	memset(f->acc, 0, sizeof(f->acc));
+	vault_tags_restart(f, 0);
+	return vault_pwrite_all(f->fd, f->head->raw, TAG_HEAD * TAG_ENTRY, VAULT_TAGS_AT, NULL);
+}
+
+static int seal_intent(struct vault_file *f, struct vault_cipher *c, const uint8_t sum[16], uint64_t first, uint64_t end)
+{
+	int r;
+
+	acc_xor(f->acc, sum);
+	r = vault_seal(f, c, VAULT_STATE_DIRTY | VAULT_STATE_INTENT, first, end);
+	acc_xor(f->acc, sum);
+	return r;
+}
+
+static int shrink(struct vault_file *f, struct vault_cipher *c, uint64_t size)
+{
+	uint64_t keep = vault_blocks(size), groups = tags_groups(vault_blocks(f->size)), old = f->size, backing = vault_backing_size(size);
+	uint8_t sum[16] = { 0 };
+	int r = 0;
+
+	if (size % VAULT_PAGE)
+		r = vault_block_shorten(f, c, size / VAULT_PAGE, size % VAULT_PAGE);
+	if (r == 0 && size == 0)
+		memcpy(sum, f->acc, sizeof(sum));
+	else if (r == 0)
+		r = range_sum(f, c, keep, TO_THE_END, groups, sum);
+	if (r != 0)
+		return r;
+	f->size = size;
+	r = seal_intent(f, c, sum, keep, TO_THE_END);
+	if (r != 0) {
+		f->size = old;
+		return r;
+	}
+	if (size == 0) {
+		r = clear_all(f);
+	} else {
+		f->size = old; /* groups that left the cache are checked against what they hold still */
+		r = range_clear(f, c, keep, TO_THE_END, groups, backing);
+		f->size = size;
+		vault_tags_cut(f, tags_group(keep) + (keep > tags_first(tags_group(keep))));
+	}
+	if (r == 0 && ftruncate(f->fd, (off_t)backing) != 0)
+		r = -errno;
+	if (r == 0)
+		r = vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
+	if (r != 0)
+		f->broken = true;
+	return r;
+}
+
+static int grow(struct vault_file *f, struct vault_cipher *c, uint64_t size)
+{
+	uint64_t old = f->size;
+	int r;
+
+	f->size = size;
+	r = vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
+	if (r == 0 && ftruncate(f->fd, (off_t)vault_backing_size(size)) != 0)
+		r = -errno;
+	if (r == 0)
+		return 0;
+	f->size = old;
+	if (vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0) != 0 || ftruncate(f->fd, (off_t)vault_backing_size(old)) != 0)
+		f->broken = true;
+	return r;
+}
+
+int vault_file_truncate(struct vault_file *f, uint64_t size)
+{
+	struct vault_cipher *c;
+	int r = 0;
+
+	if (size > VAULT_FILE_MAX)
+		return -EFBIG;
+	if (!f->fd_writable)
+		return -EBADF;
+	if (!(c = vault_cipher_get(f)))
+		return -ENOMEM;
+	pthread_rwlock_wrlock(&f->lock);
+	if (f->broken)
+		r = -EIO;
+	else if (size < f->size)
+		r = shrink(f, c, size);
+	else if (size > f->size)
+		r = grow(f, c, size);
+	f->last_write_ns = base_clock_mono_ns();
+	pthread_rwlock_unlock(&f->lock);
+	vault_cipher_put(c);
+	return r;
+}
+
+/* Whole blocks [first, end). Their pages are given back where the filesystem can. */
+static int punch_blocks(struct vault_file *f, struct vault_cipher *c, uint64_t first, uint64_t end)
+{
+	uint64_t groups = tags_groups(vault_blocks(f->size)), backing = vault_backing_size(f->size);
+	uint8_t sum[16] = { 0 };
+	int r = range_sum(f, c, first, end, groups, sum);
+
+	if (r != 0)
+		return r;
+	r = seal_intent(f, c, sum, first, end);
+	if (r != 0)
+		return r;
+	r = range_clear(f, c, first, end, groups, backing);
+	for (uint64_t b = first; b < end && r == 0;) {
+		uint64_t run = b < TAG_HEAD ? TAG_HEAD : TAG_HEAD + ((b - TAG_HEAD) / TAG_RUN_BLOCKS + 1) * TAG_RUN_BLOCKS;
+		uint64_t until = run < end ? run : end;
+
+		(void)fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(vault_page_of(b) * VAULT_PAGE),
+				(off_t)((until - b) * VAULT_PAGE));
+		b = until;
+	}
+	if (r == 0)
+		r = vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
+	if (r != 0)
+		f->broken = true;
+	return r;
+}
+
+/* Zeros into a part of one block, unless it is a hole already. */
+static int punch_edge(struct vault_file *f, struct vault_cipher *c, uint64_t off, size_t len)
+{
+	static const uint8_t zeros[VAULT_PAGE];
+	struct vault_slot slot;
+	int r = vault_tags_slots(f, c, off / VAULT_PAGE, 1, &slot);
+
+	if (r != 0 || slot.meta == 0)
+		return r == -EBADMSG ? vault_broken(f, (int64_t)(off / VAULT_PAGE), "the tags do not match the sealed state") : r;
+	return vault_write_locked(f, c, zeros, len, off);
+}
+
+static int punch(struct vault_file *f, struct vault_cipher *c, uint64_t off, uint64_t end)
+{
+	uint64_t first = (off + VAULT_PAGE - 1) / VAULT_PAGE, last = end == f->size ? vault_blocks(end) : end / VAULT_PAGE;
+	int r = 0;
+
+	if (first > last)
+		return punch_edge(f, c, off, (size_t)(end - off));
+	if (off % VAULT_PAGE)
+		r = punch_edge(f, c, off, (size_t)((first * VAULT_PAGE < end ? first * VAULT_PAGE : end) - off));
+	if (r == 0 && last * VAULT_PAGE < end)
+		r = punch_edge(f, c, last * VAULT_PAGE, (size_t)(end - last * VAULT_PAGE));
+	if (r == 0 && first < last)
+		r = punch_blocks(f, c, first, last);
+	return r;
+}
+
+int vault_file_punch(struct vault_file *f, uint64_t off, uint64_t len)
+{
+	struct vault_cipher *c;
+	int r = 0;
+
+	if (!f->fd_writable)
+		return -EBADF;
+	if (!(c = vault_cipher_get(f)))
+		return -ENOMEM;
+	pthread_rwlock_wrlock(&f->lock);
+	if (f->broken)
+		r = -EIO;
+	else if (off < f->size && len > 0)
+		r = punch(f, c, off, len < f->size - off ? off + len : f->size);
+	f->last_write_ns = base_clock_mono_ns();
+	pthread_rwlock_unlock(&f->lock);
+	vault_cipher_put(c);
+	return r;
+}

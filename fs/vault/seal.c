@@ -1,0 +1,67 @@
+/*
+ * fs/vault/seal.c: state slots of an open file.
+ */
+#include <errno.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "content.h"
+
+int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uint64_t first, uint64_t end)
+{
+	const struct base_siv *siv = vault_cipher_state(c, f);
+	struct vault_state st = {
+		.n = f->state.n + 1,
+		.horizon = f->next_seq - 1,
+		.size = f->size,
+		.flags = flags,
+		.intent_first = first,
+		.intent_end = end,
+		.next_seq = f->next_seq,
+	};
+	uint8_t slot[VAULT_STATE_SIZE];
+	int r;
+
+	if (!siv)
+		return -ENOMEM;
+	memcpy(st.acc, f->acc, sizeof(st.acc));
+	if (flags & VAULT_STATE_DIRTY)
+		memcpy(st.session, kms_session(vault_core(f->v)), sizeof(st.session));
+	r = vault_state_seal(siv, VAULT_MAGIC_FILE, f->id, &st, slot);
+	if (r == 0)
+		r = vault_pwrite_all(f->fd, slot, sizeof(slot), VAULT_HEADER_AREA(st.n & 1) + VAULT_WRAP_SIZE, NULL);
+	if (r != 0)
+		return r;
+	f->state = st;
+	f->changed = false;
+	f->unsynced = true;
+	return 0;
+}
+
+int vault_seal_begin(struct vault_file *f, struct vault_cipher *c)
+{
+	if (f->state.flags & VAULT_STATE_DIRTY)
+		return 0;
+	return vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
+}
+
+int vault_seal_clean(struct vault_file *f, struct vault_cipher *c)
+{
+	struct stat st;
+	int r;
+
+	if (!(f->state.flags & VAULT_STATE_DIRTY))
+		return 0;
+	vault_header_lock(f->v, f->ino);
+	if (fstat(f->fd, &st) != 0) {
+		r = -errno;
+	} else {
+		r = vault_seal(f, c, 0, 0, 0);
+		if (r == 0 && futimens(f->fd, (struct timespec[]){ st.st_atim, st.st_mtim }) != 0)
+			base_log(LOG_DEBUG, "times of inode %ju not restored: %m", (uintmax_t)f->ino);
+	}
+	vault_header_unlock(f->v, f->ino);
+	if (r != 0)
+		f->broken = true;
+	return r;
+}
