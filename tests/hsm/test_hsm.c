@@ -6,6 +6,8 @@
 #include "base/clock.h"
 #include "common.h"
 
+static const char *module_path;
+
 #define AAD "vault file key 1", 16
 
 static void wrap_one(struct hsm *h, const uint8_t *id, const uint8_t *dek, struct hsm_blob *blob)
@@ -281,6 +283,49 @@ static void test_module_errors_alone(void **state)
 	hsm_close(h);
 }
 
+/* Somebody else's tool on the same token: what it prints after `command`. */
+static void run_tool(struct fixture *f, const char *arguments, char *out, size_t cap)
+{
+	char command[512];
+	size_t n;
+	FILE *p;
+
+	setenv("KEEPFS_TEST_PIN", f->pin, 1);
+	snprintf(command, sizeof(command), "pkcs11-tool --module '%s' %s 2>&1", module_path, arguments);
+	p = popen(command, "r");
+	assert_non_null(p);
+	n = fread(out, 1, cap - 1, p);
+	out[n] = '\0';
+	pclose(p);
+	unsetenv("KEEPFS_TEST_PIN");
+}
+
+static void test_what_another_tool_sees(void **state)
+{
+	struct fixture *f = *state;
+	struct hsm *h = fixture_open(f);
+	uint8_t id[HSM_ID_SIZE];
+	char out[4096], text[BASE_ID_TEXT];
+
+	if (access("/usr/bin/pkcs11-tool", X_OK) < 0) {
+		hsm_close(h);
+		skip();
+	}
+	fixture_key(h, id);
+	hsm_close(h); /* SoftHSM: one process at a time */
+	run_tool(f, "--token-label 'test token' --login --pin env:KEEPFS_TEST_PIN --list-objects", out, sizeof(out));
+	if (!strstr(out, "Secret Key Object; AES length 32") || !strstr(out, "label:      test key") ||
+	    !strstr(out, base_hex(id, sizeof(id), text)) || !strstr(out, "Usage:      encrypt, decrypt\n") ||
+	    !strstr(out, "sensitive, always sensitive, never extractable, local"))
+		fail_msg("pkcs11-tool lists:\n%s", out);
+	run_tool(f, "--list-slots", out, sizeof(out));
+	assert_null(strstr(out, "user PIN count low"));
+	f->pin[0] ^= 1;
+	assert_int_equal(hsm_open(&f->config, &h, NULL), -EKEYREJECTED);
+	run_tool(f, "--list-slots", out, sizeof(out));
+	assert_non_null(strstr(out, "user PIN count low"));
+}
+
 struct worker {
 	pthread_t thread;
 	struct hsm *h;
@@ -353,15 +398,18 @@ static void bench_one_thread(void **state)
 	hsm_close(h);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_make, fixture_remove)
 	const struct CMUnitTest tests[] = {
 		TEST(test_life_of_a_key), TEST(test_survives_reopening), TEST(test_bad_blobs), TEST(test_pin_is_latched),
 		TEST(test_open_with_wrong_pin), TEST(test_open_what_is_not_there), TEST(test_token_goes_and_comes_back),
-		TEST(test_open_without_the_directory), TEST(test_module_errors_alone), TEST(test_two_threads),
-		TEST(bench_one_thread),
+		TEST(test_open_without_the_directory), TEST(test_module_errors_alone), TEST(test_what_another_tool_sees),
+		TEST(test_two_threads), TEST(bench_one_thread),
 	};
 
+	if (argc < 2)
+		return 2;
+	module_path = argv[1]; /* for the other tool; the room finds SoftHSM2 by itself */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
