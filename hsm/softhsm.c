@@ -17,9 +17,7 @@
 
 static int failed(struct base_error *err, const char *what, const char *path)
 {
-	int code = -errno;
-
-	return base_error_set(err, code, BASE_EXIT_FAILED, "cannot %s %s: %s", what, path, strerror(-code));
+	return base_error_set(err, -EIO, BASE_EXIT_FAILED, "cannot %s %s: %s", what, path, strerror(errno));
 }
 
 static int write_file(const char *path, const char *text)
@@ -270,8 +268,8 @@ int hsm_token_create(const struct hsm_config *config, const char *so_pin, const 
 			*err = own;
 		return ret;
 	}
-	ret = sync_dir(parent, 0);
+	ret = sync_at(AT_FDCWD, parent, O_RDONLY | O_DIRECTORY);
 	if (ret < 0)
-		return base_error_set(err, ret, BASE_EXIT_FAILED, "cannot make %s durable: %s", config->token_dir, strerror(-ret));
+		return base_error_set(err, -EIO, BASE_EXIT_FAILED, "cannot make %s durable: %s", config->token_dir, strerror(-ret));
 	return hsm_softhsm_configure(config->token_dir, config->conf_path, err);
 }
