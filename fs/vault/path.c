@@ -155,3 +155,61 @@ int vault_open_path(int root_fd, const char *relative, int flags)
 		n = next_component(&relative, component);
 	}
 }
+
+/* The owner may change what a file's mode forbids him: the mode goes back at once. */
+static int open_against_mode(int dirfd, const char *name, int flags)
+{
+	char proc[32];
+	struct stat st;
+	int path = openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC), fd = -1, code = 0;
+
+	if (path < 0)
+		return -errno;
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", path);
+	if (fstat(path, &st) < 0)
+		code = -errno;
+	else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || chmod(proc, (st.st_mode & 07777) | 0600) < 0)
+		code = -EACCES;
+	if (code == 0) {
+		fd = open(proc, flags | O_CLOEXEC);
+		code = fd < 0 ? -errno : 0;
+		if (chmod(proc, st.st_mode & 07777) < 0 && code == 0)
+			code = -errno;
+	}
+	close(path);
+	if (code < 0 && fd >= 0)
+		close(fd);
+	return code < 0 ? code : fd;
+}
+
+int vault_open_file(int dirfd, const char *name, int flags)
+{
+	/* A FIFO must not block us. */
+	int fd = openat(dirfd, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOATIME);
+
+	if (fd < 0 && errno == EPERM)
+		fd = openat(dirfd, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd >= 0)
+		return fd;
+	return errno == EACCES ? open_against_mode(dirfd, name, flags) : -errno;
+}
+
+int vault_open_file_at(int root_fd, const char *relative, int flags)
+{
+	const char *slash = strrchr(relative, '/');
+	char *parent;
+	int dirfd, fd;
+
+	if (!slash)
+		return vault_open_file(root_fd, relative, flags);
+	parent = strndup(relative, (size_t)(slash - relative));
+	if (!parent)
+		return -ENOMEM;
+	dirfd = vault_open_path(root_fd, parent, O_RDONLY | O_DIRECTORY);
+	free(parent);
+	if (dirfd < 0)
+		return dirfd;
+	fd = vault_open_file(dirfd, slash + 1, flags);
+	close(dirfd);
+	return fd;
+}

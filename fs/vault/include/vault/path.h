@@ -24,4 +24,9 @@ int vault_clear(struct vault *v, const char *relative, char *ret, size_t cap);
  * directory. An fd or -errno. */
 int vault_open_path(int root_fd, const char *relative, int flags);
 
+/* vault_open_file(dirfd, name, flags): open a backing file for work on its header, whatever its mode says to its owner (whom this process must be);
+ * the mode stays as it was. No symlinks, no FIFO blocks. vault_open_file_at: the same for a path as vault_open_path takes it. An fd or -errno. */
+int vault_open_file(int dirfd, const char *name, int flags);
+int vault_open_file_at(int root_fd, const char *relative, int flags);
+
 #endif
