@@ -143,9 +143,14 @@ CK_RV hsm_canary_session(struct hsm *h, CK_SESSION_HANDLE session);
 void hsm_scrub(void);
 
 /* softhsm.c: what only the embedded SoftHSM2 needs; all are no-ops (or 0) for another module. */
+void hsm_softhsm_restore(const char *token_dir); /* mend what an interrupted login has left */
 int hsm_softhsm_configure(const char *token_dir, const char *conf_path, struct base_error *err);
 int hsm_softhsm_present(const struct hsm *h, struct base_error *err); /* 0, or -ENOKEY when the token's files are away */
 void hsm_softhsm_learn(struct hsm *h);                                /* remember token.object of the selected token */
 int hsm_softhsm_sync(const struct hsm *h, time_t since, struct base_error *err); /* fsync what changed since then */
+
+/* keep.c: a copy of token.object against interrupted logins. restore_one is called for each token before the module starts. */
+void hsm_softhsm_keep(const struct hsm *h);
+int hsm_softhsm_restore_one(const char *object_path, const char *name, void *arg);
 
 #endif

@@ -133,7 +133,10 @@ int hsm_login(struct hsm *h, struct base_error *err)
 	if (!h->serial[0] && h->slot->token->serialnr)
 		strncpy(h->serial, h->slot->token->serialnr, sizeof(h->serial) - 1);
 	hsm_softhsm_learn(h);
-	return hsm_softhsm_sync(h, since, err); /* the login has rewritten token.object */
+	ret = hsm_softhsm_sync(h, since, err); /* the login has rewritten token.object */
+	if (ret == 0)
+		hsm_softhsm_keep(h);
+	return ret;
 }
 
 void hsm_quiesce(struct hsm *h)

@@ -61,6 +61,7 @@ int hsm_module_load(struct hsm *h, struct base_error *err)
 
 	h->reset_at = base_clock_mono_ns();
 	if (h->token_dir) {
+		hsm_softhsm_restore(h->token_dir);
 		ret = hsm_softhsm_configure(h->token_dir, h->conf_path, err);
 		if (ret < 0)
 			return ret;

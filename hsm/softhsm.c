@@ -117,6 +117,11 @@ void hsm_softhsm_learn(struct hsm *h)
 		each_token(h->token_dir, learn_one, h);
 }
 
+void hsm_softhsm_restore(const char *token_dir)
+{
+	each_token(token_dir, hsm_softhsm_restore_one, NULL);
+}
+
 static int sync_at(int dir, const char *name, int flags)
 {
 	int fd, code = 0;
@@ -221,6 +226,16 @@ static int initialise_token(struct hsm *h, const char *so_pin, const char *pin, 
 	return 0;
 }
 
+/* The first login must not be the one that loses the token. */
+static int keep_first(const char *path, const char *name, void *arg)
+{
+	struct hsm *h = arg;
+
+	snprintf(h->object_path, sizeof(h->object_path), "%s", path);
+	hsm_softhsm_keep(h);
+	return 1;
+}
+
 /* Makes the token in `aside`; nothing of the process keeps the module afterwards. */
 static int make_aside(const struct hsm_config *config, char *aside, const char *so_pin, const char *pin, struct base_error *err)
 {
@@ -240,6 +255,8 @@ static int make_aside(const struct hsm_config *config, char *aside, const char *
 	ret = initialise_token(&h, so_pin, pin, err);
 	hsm_module_unload(&h);
 	hsm_scrub();
+	if (ret == 0)
+		each_token(aside, keep_first, &h);
 	return ret < 0 ? ret : hsm_softhsm_sync(&h, 0, err);
 }
 

@@ -357,7 +357,7 @@ static int check_first_region(struct base_error *err)
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_MEMLOCK, &limit);
 	}
-	p = base_secret_alloc(1);
+	p = base_secret_alloc(1 << 20); /* OpenSSL alone needs half of it: less would only fail later */
 	if (!p)
 		return base_error_set(err, -ENOMEM, BASE_EXIT_FAILED,
 				      "cannot lock memory for keys: RLIMIT_MEMLOCK is %llu KiB; raise it (ulimit -l, or "

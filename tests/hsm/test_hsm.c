@@ -7,6 +7,8 @@
 #include "common.h"
 
 static const char *module_path;
+static char object_path[256]; /* what find_object found */
+static off_t object_size;
 
 #define AAD "vault file key 1", 16
 
@@ -199,6 +201,37 @@ static void test_open_what_is_not_there(void **state)
 	assert_int_equal(hsm_open(&config, &h, &err), -ENOENT);
 	assert_int_equal(hsm_token_create(&f->config, f->so_pin, f->pin, &err), -EEXIST);
 	assert_int_equal(f->asked, 0);
+}
+
+static int find_object(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	if (strcmp(path + ftw->base, "token.object") != 0)
+		return 0;
+	snprintf(object_path, sizeof(object_path), "%s", path);
+	object_size = st->st_size;
+	return 1;
+}
+
+/* A login killed between SoftHSM's truncation and its write. */
+static void test_interrupted_login(void **state)
+{
+	struct fixture *f = *state;
+	struct hsm *h = fixture_open(f);
+	uint8_t id[HSM_ID_SIZE], dek[32];
+	struct hsm_blob blob;
+	off_t cut;
+
+	base_random(dek, 32);
+	fixture_key(h, id);
+	wrap_one(h, id, dek, &blob);
+	hsm_close(h);
+	assert_int_equal(nftw(f->token_dir, find_object, 8, FTW_PHYS), 1);
+	for (cut = 0; cut < object_size; cut += object_size / 3) {
+		assert_int_equal(truncate(object_path, cut), 0);
+		h = fixture_open(f);
+		check_unwrap(h, id, &blob, dek);
+		hsm_close(h);
+	}
 }
 
 static void test_token_goes_and_comes_back(void **state)
@@ -404,7 +437,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		TEST(test_life_of_a_key), TEST(test_survives_reopening), TEST(test_bad_blobs), TEST(test_pin_is_latched),
 		TEST(test_open_with_wrong_pin), TEST(test_open_what_is_not_there), TEST(test_token_goes_and_comes_back),
-		TEST(test_open_without_the_directory), TEST(test_module_errors_alone), TEST(test_what_another_tool_sees),
+		TEST(test_open_without_the_directory), TEST(test_module_errors_alone), TEST(test_what_another_tool_sees), TEST(test_interrupted_login),
 		TEST(test_two_threads), TEST(bench_one_thread),
 	};
 
