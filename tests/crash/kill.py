@@ -17,7 +17,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import keepfs_testlib as t
 
-GONE = (5, 103, 107, 108, 111)  # EIO, ECONNABORTED, ENOTCONN, ESHUTDOWN, ECONNREFUSED: what a killed mount answers
+GONE = (0, 5, 103, 107, 108, 111)  # a short write, EIO, ECONNABORTED, ENOTCONN, ESHUTDOWN, ECONNREFUSED: what a killed mount answers
 
 
 def readable(root):
