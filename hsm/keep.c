@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "internal.h"
 
-#define CONTENT_MAX 65536 /* a token.object has about 500 bytes */
+#define CONTENT_MAX 65536 /* a token.object has 320 bytes */
 
 /* Bytes read into buf (CONTENT_MAX bytes), or -1. */
 static ssize_t read_content(const char *path, char *buf)
