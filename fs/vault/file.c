@@ -69,6 +69,8 @@ void vault_file_free(struct vault_file *f)
 {
 	if (!f)
 		return;
+	while (f->writers > 0)
+		vault_file_release(f, true);
 	if (f->has_lease)
 		kms_dek_created(vault_core(f->v), f->lease);
 	if (f->temp[0])
@@ -196,6 +198,7 @@ int vault_file_create(struct vault *v, const struct kms_caller *caller, const ch
 	}
 	base_secret_free(new.dek);
 	if (r != 0) {
+		f->writers = 0;
 		vault_file_free(f);
 		return r;
 	}
@@ -363,10 +366,12 @@ out:
 		*ret = f;
 		return 0;
 	}
-	if (f && f->writers)
-		kms_dirty_close(vault_core(v), vault_id(v), f->id);
 	if (!f)
 		close(fd);
+	else if (f->writers)
+		kms_dirty_close(vault_core(v), vault_id(v), f->id);
+	if (f)
+		f->writers = 0;
 	vault_file_free(f);
 	return r;
 }
