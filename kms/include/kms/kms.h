@@ -164,6 +164,14 @@ int kms_dek_wrap_vault(struct kms_core *core, const struct kms_caller *caller, c
 int kms_dek_rewrap(struct kms_core *core, const struct kms_caller *caller, const struct kms_subject *subject,
 		   const struct kms_wrap *old, struct kms_wrap *ret, struct base_error *err);
 
+/*
+ * kms_wrap_hold(core): taken before kms_dek_rewrap or kms_dek_wrap_vault; kms_wrap_release(core, hold) once the header that
+ * carries the result is in place, or will never be. Destroying a version waits for the holds that stand when it begins
+ * (a create's lease does the same for kms_dek_create). Hold for a batch, not for a whole job. In memory.
+ */
+unsigned kms_wrap_hold(struct kms_core *core);
+void kms_wrap_release(struct kms_core *core, unsigned hold);
+
 /* kms_dek_drop_all(core): wipe the DEK cache and the pools. */
 void kms_dek_drop_all(struct kms_core *core);
 

@@ -1,0 +1,74 @@
+/*
+ * kms/dek.h: data keys. dek.c decides, records and releases; dek_cache.c keeps unwrapped DEKs for a while, dek_pool.c wraps
+ * some ahead of need, dek_worker.c is the thread that refills and expires.
+ */
+#ifndef KMS_DEK_H
+#define KMS_DEK_H
+
+#include <stdatomic.h>
+
+#include "internal.h"
+
+int kms_dek_new(struct kms_core *core, struct kms_dek **ret);
+void kms_dek_free(struct kms_core *core); /* ends the thread, wipes all; fine when there is none */
+
+/* kms_dek_drop_pools(core, key_id): forget what was wrapped ahead under this key; NULL: all. */
+void kms_dek_drop_pools(struct kms_core *core, const uint8_t *key_id);
+
+/* kms_dek_aad(subject ids, wrap, ret): the AAD of a wrap (kms.h); returns its length. */
+#define KMS_AAD_SIZE (15 + 3 * BASE_ID_SIZE + 4 + 4)
+void kms_dek_aad(const uint8_t vault_id[BASE_ID_SIZE], const uint8_t file_id[BASE_ID_SIZE], enum kms_purpose purpose,
+		 const struct kms_wrap *wrap, uint8_t ret[KMS_AAD_SIZE]);
+
+/*
+ * kms_dek_wrap_fresh(core, vault_id, file_id, purpose, key_id, version, hsm_id, dek, ret, err): wrap dek. Asks the HSM; blocks.
+ * kms_dek_unwrap(core, subject, wrap, hsm_id, dek, err): cache, then the HSM.
+ */
+int kms_dek_wrap_fresh(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], const uint8_t file_id[BASE_ID_SIZE],
+		       enum kms_purpose purpose, const uint8_t key_id[BASE_ID_SIZE], uint32_t version, const uint8_t hsm_id[16],
+		       const uint8_t *dek, struct kms_wrap *ret, struct base_error *err);
+int kms_dek_unwrap(struct kms_core *core, const struct kms_subject *subject, const struct kms_wrap *wrap, const uint8_t hsm_id[16],
+		   uint8_t *dek, struct base_error *err);
+
+/* ---- dek_cache.c ------------------------------------------------------------------------------------------------------ */
+
+struct kms_cache;
+
+int kms_cache_new(unsigned max, unsigned ttl_seconds, struct kms_cache **ret);
+void kms_cache_free(struct kms_cache *cache);
+/* kms_cache_get(cache, name, dek): true and dek filled. kms_cache_epoch: before the unwrap whose result is put. */
+bool kms_cache_get(struct kms_cache *cache, const uint8_t name[32], uint8_t *dek);
+uint64_t kms_cache_epoch(struct kms_cache *cache);
+void kms_cache_put(struct kms_cache *cache, const uint8_t name[32], const uint8_t *dek, uint64_t epoch);
+void kms_cache_drop(struct kms_cache *cache);   /* all, and what unwraps under way would put */
+uint64_t kms_cache_expire(struct kms_cache *cache); /* wipes what is too old; nanoseconds until the next, 0: empty */
+
+/* ---- dek_pool.c --------------------------------------------------------------------------------------------------------- */
+
+struct kms_pools;
+
+int kms_pools_new(struct kms_core *core, unsigned size, struct kms_pools **ret);
+void kms_pools_free(struct kms_pools *pools);
+/* kms_pools_take(pools, vault_id, key_id, version, hsm_id, ret): an entry; -ENOENT: none ready (one is made later). Either
+ * way *ret_wake tells that a refill is due. */
+int kms_pools_take(struct kms_pools *pools, const uint8_t vault_id[BASE_ID_SIZE], const uint8_t key_id[BASE_ID_SIZE],
+		   uint32_t version, const uint8_t hsm_id[16], struct kms_new_dek *ret, bool *ret_wake);
+/* kms_pools_refill(pools): wrap until all pools that were used are full, or the HSM fails. True: all are. Blocks. */
+bool kms_pools_refill(struct kms_pools *pools, const atomic_bool *stop);
+void kms_pools_drop(struct kms_pools *pools, const uint8_t *key_id); /* NULL: all */
+
+/* ---- dek_worker.c ---------------------------------------------------------------------------------------------------------- */
+
+struct kms_worker;
+
+int kms_worker_new(struct kms_core *core, struct kms_worker **ret);
+void kms_worker_free(struct kms_worker *worker);
+void kms_worker_wake(struct kms_worker *worker, bool refill); /* starts the thread when there is none */
+
+struct kms_dek {
+	struct kms_cache *cache;
+	struct kms_pools *pools;
+	struct kms_worker *worker;
+};
+
+#endif
