@@ -258,18 +258,20 @@ static int rewrap_locked(struct vault *v, const struct kms_caller *caller, struc
 {
 	struct kms_subject subject = { .purpose = KMS_PURPOSE_VAULT };
 	struct kms_wrap wrap;
+	unsigned hold;
 	int code, moved = 0;
 
 	if (kms_key_current(v->core, header->wrap.key_id) != header->wrap.version) {
 		memcpy(subject.vault_id, v->id, BASE_ID_SIZE);
 		memcpy(subject.file_id, v->id, BASE_ID_SIZE);
+		hold = kms_wrap_hold(v->core);
 		code = kms_dek_rewrap(v->core, caller, &subject, &header->wrap, &wrap, err);
+		if (code == 0 && (code = move_wrap(v, header, &wrap)) < 0)
+			base_error_set(err, code, BASE_EXIT_FAILED, "cannot rewrap the config of vault %s: %s", v->path, strerror(-code));
+		kms_wrap_release(v->core, hold);
 		if (code < 0 && code != -EALREADY)
 			return code;
 		moved = code == 0;
-		code = moved ? move_wrap(v, header, &wrap) : 0;
-		if (code < 0)
-			return base_error_set(err, code, BASE_EXIT_FAILED, "cannot rewrap the config of vault %s: %s", v->path, strerror(-code));
 	}
 	if (!header->other_used)
 		return moved;

@@ -89,6 +89,7 @@ static int build(struct vault *v, const struct kms_caller *caller, const uint8_t
 {
 	BASE_SECRET_AUTO uint8_t *dek = base_secret_alloc(KMS_DEK_SIZE);
 	uint8_t page[VAULT_PAGE], key_id[BASE_ID_SIZE];
+	unsigned hold;
 	int code;
 
 	if (!dek)
@@ -99,12 +100,11 @@ static int build(struct vault *v, const struct kms_caller *caller, const uint8_t
 	code = kms_vault_add(v->core, caller, v->id, v->path, key_id, err);
 	if (code < 0)
 		return code;
+	hold = kms_wrap_hold(v->core);
 	code = vault_config_make(v, caller, key_id, dek, page, err);
-	if (code == 0) {
-		code = write_all(v, zone, page);
-		if (code < 0)
-			base_error_set(err, code, BASE_EXIT_FAILED, "cannot write the vault %s: %s", v->path, strerror(-code));
-	}
+	if (code == 0 && (code = write_all(v, zone, page)) < 0)
+		base_error_set(err, code, BASE_EXIT_FAILED, "cannot write the vault %s: %s", v->path, strerror(-code));
+	kms_wrap_release(v->core, hold);
 	if (code < 0) {
 		unlinkat(v->root_fd, VAULT_CONFIG_NAME, 0);
 		unlinkat(v->root_fd, VAULT_RECORD_NAME, 0);

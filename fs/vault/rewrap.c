@@ -159,16 +159,19 @@ static int move(struct job *job, const struct vault_walk_item *item, struct base
 	struct kms_subject subject = { .purpose = KMS_PURPOSE_FILE };
 	struct kms_wrap old = job->header.wrap, new;
 	char clear[PATH_MAX];
+	unsigned hold;
 	int code;
 
 	memcpy(subject.vault_id, job->header.vault_id, BASE_ID_SIZE);
 	memcpy(subject.file_id, job->header.file_id, BASE_ID_SIZE);
 	if (vault_walk_clear(job->walk, item, clear, sizeof(clear)) == 0)
 		subject.path = clear;
+	hold = kms_wrap_hold(job->core);
 	code = kms_dek_rewrap(job->core, job->caller, &subject, &old, &new, err);
-	if (code < 0)
-		return code;
-	return write_slot(job, item->fd, item->st.st_ino, &old, &new);
+	if (code == 0)
+		code = write_slot(job, item->fd, item->st.st_ino, &old, &new);
+	kms_wrap_release(job->core, hold);
+	return code;
 }
 
 /* The old slot of one file goes. A file that is no longer where it was is left to the next scan. */
