@@ -1,0 +1,44 @@
+/*
+ * fs/mount/mount.h: one mounted vault.
+ */
+#ifndef MOUNT_MOUNT_H
+#define MOUNT_MOUNT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "content.h"
+#include "inode.h"
+#include "options.h"
+#include "vault/file.h"
+#include "vault/vault.h"
+
+struct session;
+
+struct mount {
+	struct mount *prev, *next;   /* the service's list */
+	struct kms_core *core;
+	struct vault *vault;
+	struct options_mount options;
+	char *text;                  /* the options as given */
+	char *mountpoint;
+	double timeout;              /* entries and attributes, seconds */
+	bool root;                   /* we may give files to others */
+
+	/* Names hold still for readers (walking from a name to a descriptor), renames are writers. Taken after the vault's
+	 * names lock, before the table's. */
+	pthread_rwlock_t tree;
+	struct inode_table table;
+	atomic_uint bad_names;       /* entries that did not authenticate */
+
+	struct session *session;
+	pthread_t reaper;            /* waits for the end of the session and settles */
+	pthread_t timer;
+	pthread_mutex_t timer_lock;  /* guards timer_stop */
+	pthread_cond_t timer_wake;
+	bool timer_stop;
+	unsigned users;              /* guarded by the service's lock: threads that end it; the reaper waits for them */
+	bool ended;                  /* guarded by the service's lock: the end of the service has dealt with it */
+};
+
+#endif

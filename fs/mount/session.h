@@ -1,0 +1,35 @@
+/*
+ * fs/mount/session.h: the conversation with the kernel: /dev/fuse, the worker threads, the INIT reply.
+ */
+#ifndef MOUNT_SESSION_H
+#define MOUNT_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/error.h"
+
+struct mount;
+struct session;
+struct fuse_conn_info;
+
+/* session_start(m, err): mounts m->mountpoint, starts the workers, waits until the kernel's INIT is answered; m->session is set. */
+int session_start(struct mount *m, struct base_error *err);
+
+/* session_join(s): waits until the kernel has ended the connection (or session_stop), and all workers are gone. Once. */
+void session_join(struct session *s);
+/* session_stop(s): makes the workers leave although the mount stands. */
+void session_stop(struct session *s);
+/* session_unmount(s, lazy): unmounts the mountpoint; -EBUSY. After a success the workers leave by themselves. */
+int session_unmount(struct session *s, bool lazy);
+void session_free(struct session *s);
+
+/* The libfuse init operation. */
+void session_init(void *userdata, struct fuse_conn_info *conn);
+
+/* For the operation that runs in this thread: session_buffer(size): this worker's buffer for a reply (*size is cut to what it holds).
+ * session_kill(): the kernel asked that set-uid bits are cleared with this request. */
+char *session_buffer(size_t *size);
+bool session_kill(void);
+
+#endif
