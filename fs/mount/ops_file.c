@@ -63,7 +63,7 @@ static int create_entered(fuse_req_t req, struct resolve_entry *e, const char *n
 {
 	struct mount *m = ops_mount(req);
 	struct inode *inode = NULL;
-	struct content *c;
+	struct content *c = NULL;
 	struct stat st;
 	int r = fstat(vault_file_fd(file), &st) < 0 ? -errno : 0;
 
@@ -119,8 +119,8 @@ void ops_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode
 	struct mount *m = ops_mount(req);
 	struct fuse_entry_param entry;
 	struct resolve_entry e;
-	struct inode *inode;
-	struct content *c;
+	struct inode *inode = NULL;
+	struct content *c = NULL;
 	int r = resolve_node(m, parent, name, &e);
 
 	if (r == 0) {
