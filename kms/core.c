@@ -206,8 +206,6 @@ start_session(struct kms_core *core)
 {
 	int rc = base_random(core->session, sizeof(core->session));
 
-	if (rc == 0)
-		rc = base_clock_boot_id(core->boot);
 	if (rc < 0)
 		return rc;
 	rc = kms_store_begin(core->store, true);
@@ -225,8 +223,10 @@ start_session(struct kms_core *core)
 static int
 build(struct kms_core *core)
 {
-	int rc = kms_dirty_new(core, &core->dirty); /* before this session has a row */
+	int rc = base_clock_boot_id(core->boot);
 
+	if (rc == 0)
+		rc = kms_dirty_new(core, &core->dirty); /* before this session has a row, and told the running boot's id */
 	if (rc == 0)
 		rc = start_session(core);
 	if (rc == 0)

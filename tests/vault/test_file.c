@@ -281,6 +281,8 @@ static void recover_and_end(const char *name, long end_at)
 	struct ctx x;
 
 	ctx_open(&x);
+	if (kms_dirty_crashed(x.core, vault_id(x.v), vault_id(x.v), NULL, &(bool){ false }) == 0)
+		_exit(6); /* an id that was never in the dirty set */
 	cut_pages = 1;
 	writes_left = end_at;
 	NEED(file_open(&x, name, &f));
