@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/secret.h"
 #include "vault/file.h"
+#include "vault/header.h"
 
 #define MAX_SIZE (6u << 20)
 #define OPS 60
@@ -274,15 +275,33 @@ static void work(const char *name, uint64_t seed, volatile int *progress, long e
 	_exit(0);
 }
 
-static void recover_and_end(const char *name, long end_at)
+/* The keystore knows that the file was open in a session that crashed under the running kernel. */
+static bool was_open(struct ctx *x, const char *name)
+{
+	struct vault_name sealed;
+	struct vault_header h;
+	bool same_boot = false, found = false;
+	int fd;
+
+	if (vault_name_seal(x->v, x->dir.id, name, &sealed) != 0 || (fd = openat(vault_root_fd(x->v), sealed.entry, O_RDONLY | O_CLOEXEC)) < 0)
+		return true; /* it ended before the file had its name */
+	if (vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, &h) == 0)
+		found = kms_dirty_crashed(x->core, vault_id(x->v), h.file_id, NULL, &same_boot) == 0;
+	close(fd);
+	return found && same_boot;
+}
+
+static void recover_and_end(const char *name, long end_at, bool crashed)
 {
 	struct base_error err = { .code = 0 };
 	struct vault_file *f;
 	struct ctx x;
 
 	ctx_open(&x);
-	if (kms_dirty_crashed(x.core, vault_id(x.v), vault_id(x.v), NULL, &(bool){ false }) == 0)
-		_exit(6); /* an id that was never in the dirty set */
+	if (crashed && !was_open(&x, name)) {
+		fprintf(stderr, "%s is not in the dirty set of a session of this boot\n", name);
+		_exit(6);
+	}
 	cut_pages = 1;
 	writes_left = end_at;
 	NEED(file_open(&x, name, &f));
@@ -419,7 +438,7 @@ int main(int argc, char **argv)
 		crashed += r == 9;
 		if ((r == 0 || r == 9) && i % 3 == 0) {
 			if ((pid = fork()) == 0)
-				recover_and_end(name, (long)(rnd(&seed) % 4) + 1);
+				recover_and_end(name, (long)(rnd(&seed) % 4) + 1, r == 9);
 			r = in_child(pid);
 		}
 		if (r == 0 || r == 9) {
