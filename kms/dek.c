@@ -152,7 +152,7 @@ kms_dek_unwrap(struct kms_core *core, const struct kms_subject *subject, const s
 	if (rc < 0)
 		return rc;
 	kms_cache_put(cache, name, dek, epoch);
-	kms_worker_wake(core->dek->worker, false);
+	kms_worker_wake(core->dek->worker, KMS_WORK_EXPIRE);
 	kms_audit_key_retry(core);
 	return 0;
 }
@@ -218,6 +218,8 @@ record(struct kms_core *core, struct kms_event *event, int rc, const struct base
 	if (written < 0)
 		return base_error_set(err, written == -ENOSPC ? -ENOSPC : -EIO, BASE_EXIT_FAILED, "refused, because the record of it cannot be "
 				      "written to %s/keystore.db: %s", core->dir, strerror(-written));
+	if (event->dirty)
+		kms_worker_wake(core->dek->worker, KMS_WORK_SYNC);
 	return 0;
 }
 
@@ -266,7 +268,7 @@ fresh(struct kms_core *core, const uint8_t *vault_id, const uint8_t *key_id, con
 	int rc = kms_pools_take(core->dek->pools, vault_id, key_id, key->current, key->hsm_id, ret, &wake);
 
 	if (wake)
-		kms_worker_wake(core->dek->worker, true);
+		kms_worker_wake(core->dek->worker, KMS_WORK_REFILL);
 	if (rc == 0)
 		return 0;
 	ret->dek = base_secret_alloc(KMS_DEK_SIZE);
@@ -288,7 +290,7 @@ cache_new(struct kms_core *core, const struct kms_subject *subject, const struct
 	if (cache_name(subject, &new->wrap, name) < 0)
 		return;
 	kms_cache_put(core->dek->cache, name, new->dek, kms_cache_epoch(core->dek->cache));
-	kms_worker_wake(core->dek->worker, false);
+	kms_worker_wake(core->dek->worker, KMS_WORK_EXPIRE);
 }
 
 int

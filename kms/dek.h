@@ -1,6 +1,7 @@
 /*
  * kms/dek.h: data keys. dek.c decides, records and releases; dek_cache.c keeps unwrapped DEKs for a while, dek_pool.c wraps
- * some ahead of need, dek_worker.c is the thread that refills and expires.
+ * some ahead of need, dek_worker.c is the thread that
+ * refills, expires and syncs.
  */
 #ifndef KMS_DEK_H
 #define KMS_DEK_H
@@ -63,7 +64,15 @@ struct kms_worker;
 
 int kms_worker_new(struct kms_core *core, struct kms_worker **ret);
 void kms_worker_free(struct kms_worker *worker);
-void kms_worker_wake(struct kms_worker *worker, bool refill); /* starts the thread when there is none */
+
+/* kms_worker_wake(worker, work): starts the thread when there is none. In memory. */
+enum kms_work {
+	KMS_WORK_EXPIRE, /* the cache has something to expire */
+	KMS_WORK_REFILL, /* a pool is half empty */
+	KMS_WORK_SYNC,   /* dirty rows are to survive a power cut, within KMS_WORK_SYNC_NS */
+};
+#define KMS_WORK_SYNC_NS 1000000000ull
+void kms_worker_wake(struct kms_worker *worker, enum kms_work work);
 
 struct kms_dek {
 	struct kms_cache *cache;

@@ -1,5 +1,6 @@
 /*
- * One thread, started when first needed: refills the pools, and wipes cached DEKs whose time is over.
+ * One thread, started when first needed: refills the pools, wipes cached DEKs whose time is over, and syncs the store soon
+ * after dirty rows were inserted, so that a file's header with DIRTY in it rarely reaches the disk before its row.
  */
 #include "dek.h"
 
@@ -9,16 +10,19 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "store.h"
 
 #define RETRY_NS 1000000000ull /* after the HSM has failed */
 
 struct kms_worker {
 	struct kms_core *core;
-	pthread_mutex_t lock; /* guards started, failed, refill, expire, thread */
+	pthread_mutex_t lock; /* guards started, failed, refill, expire, sync_at, thread */
 	pthread_cond_t woken;
 	bool started, failed;
 	bool refill, expire;
+	uint64_t sync_at; /* monotonic; 0: nothing to sync */
 	atomic_bool stop;
 	pthread_t thread;
 };
@@ -58,6 +62,28 @@ wait_for(struct kms_worker *worker, uint64_t ns)
 	pthread_cond_timedwait(&worker->woken, &worker->lock, &until);
 }
 
+/* Nanoseconds until the next thing to do: the least of those that are not 0. */
+static uint64_t
+least(uint64_t a, uint64_t b)
+{
+	return !a ? b : !b || a < b ? a : b;
+}
+
+/* The lock is held; it is released while syncing. Returns how long until a sync is due, 0: none is. */
+static uint64_t
+sync_step(struct kms_worker *worker)
+{
+	uint64_t now = base_clock_mono_ns();
+
+	if (!worker->sync_at || worker->sync_at > now)
+		return worker->sync_at ? worker->sync_at - now : 0;
+	worker->sync_at = 0;
+	pthread_mutex_unlock(&worker->lock);
+	kms_store_sync(worker->core->store);
+	pthread_mutex_lock(&worker->lock);
+	return worker->sync_at ? KMS_WORK_SYNC_NS : 0;
+}
+
 static void *
 work(void *ctx)
 {
@@ -76,8 +102,9 @@ work(void *ctx)
 			due = !kms_pools_refill(dek->pools, &worker->stop);
 		wait = kms_cache_expire(dek->cache);
 		pthread_mutex_lock(&worker->lock);
-		if (due && (!wait || wait > RETRY_NS))
-			wait = RETRY_NS;
+		wait = least(wait, sync_step(worker));
+		if (due)
+			wait = least(wait, RETRY_NS);
 		if (!worker->refill && !worker->expire && !atomic_load(&worker->stop))
 			wait_for(worker, wait);
 	}
@@ -85,29 +112,42 @@ work(void *ctx)
 	return NULL;
 }
 
-void
-kms_worker_wake(struct kms_worker *worker, bool refill)
+/* The lock is held. */
+static void
+start(struct kms_worker *worker)
 {
+	sigset_t all, old;
+
+	/* Signals are for the threads of the program. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	if (pthread_create(&worker->thread, NULL, work, worker) == 0) {
+		worker->started = true;
+	} else {
+		worker->failed = true;
+		base_log(LOG_WARNING, "no thread beside the data keys: creating files waits for the HSM");
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+void
+kms_worker_wake(struct kms_worker *worker, enum kms_work what)
+{
+	bool signal = false;
+
 	pthread_mutex_lock(&worker->lock);
 	if (!worker->started && !worker->failed) {
-		sigset_t all, old;
-
-		/* Signals are for the threads of the program. */
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &old);
-		if (pthread_create(&worker->thread, NULL, work, worker) == 0) {
-			worker->started = true;
-		} else {
-			worker->failed = true;
-			base_log(LOG_WARNING, "no thread for the pool of data keys: creating files waits for the HSM");
-		}
-		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		start(worker);
 		worker->expire = true;
 	}
-	if (refill && !worker->refill) {
-		worker->refill = true;
-		pthread_cond_signal(&worker->woken);
+	if (what == KMS_WORK_REFILL && !worker->refill)
+		signal = worker->refill = true;
+	if (what == KMS_WORK_SYNC && !worker->sync_at) {
+		worker->sync_at = base_clock_mono_ns() + KMS_WORK_SYNC_NS;
+		signal = true;
 	}
+	if (signal)
+		pthread_cond_signal(&worker->woken);
 	pthread_mutex_unlock(&worker->lock);
 }
 

@@ -1,9 +1,10 @@
 /*
  * kms/store.h: the keystore's database. Only store*.c know that it is SQLite.
  *
- * One connection writes; its lock is taken by kms_store_begin and given back by kms_store_commit or _rollback, and the
- * functions that change or read rows take it again by themselves (it is recursive). Scans of the audit trail use a
- * connection of their own, in a snapshot, and hold nobody up.
+ * One connection, which nobody else can have beside it (locking_mode EXCLUSIVE: no shared index, no locks per transaction).
+ * Its lock is taken by kms_store_begin and given back by kms_store_commit or _rollback, and the functions that read rows
+ * take it again by themselves (it is recursive); those that change rows want a transaction. Scans of the audit trail read
+ * in chunks and call back without the lock.
  *
  * Errors: -EBADMSG damaged or not ours, -ENOSPC disk full, -EEXIST a constraint, -ENOENT no row, -EBUSY somebody else holds
  * the file, -ENOMEM, -EIO anything else. All block on the disk.
@@ -138,8 +139,8 @@ struct kms_audit_query {
 };
 
 /*
- * kms_store_audit_scan(s, query, head, fn, ctx): in one snapshot, first head(ctx, head or NULL) when given, then fn per
- * record in the order of seq until it returns non-zero, which is returned. query NULL: all.
+ * kms_store_audit_scan(s, query, head, fn, ctx): first head(ctx, head or NULL) when given, then fn per record that stood
+ * at that moment, in the order of seq, until it returns non-zero, which is returned. query NULL: all.
  */
 int kms_store_audit_scan(struct kms_store *s, const struct kms_audit_query *query,
 			 int (*head)(void *ctx, const struct kms_audit_head *head),

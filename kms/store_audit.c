@@ -133,68 +133,129 @@ read_field(sqlite3_stmt *stmt, int at, struct kms_field *field)
 	}
 }
 
-static int
-scan_head(sqlite3 *db, int (*head)(void *ctx, const struct kms_audit_head *head), void *ctx)
-{
-	struct kms_audit_head value;
-	sqlite3_stmt *stmt = NULL;
-	int rc = sqlite3_prepare_v2(db, "SELECT seq, count, hash, mac FROM audit_head WHERE one = 1", -1, &stmt, NULL);
+/*
+ * A chunk of rows, copied out so that the caller's function runs without the lock. Records are only ever added, so what is
+ * read in chunks up to a fixed last record is one state of the trail.
+ */
+#define CHUNK 128  /* rows copied */
+#define VISIT 2048 /* rows looked at */
 
-	if (rc == SQLITE_OK)
-		rc = sqlite3_step(stmt);
-	if (rc == SQLITE_ROW) {
-		rc = head_read(stmt, &value);
-		/* A row that has lost its form counts as a wrong seal, which the caller knows how to report. */
-		if (rc < 0)
-			memset(&value.mac, 0, sizeof(value.mac));
-		rc = head(ctx, &value);
-	} else {
-		rc = rc == SQLITE_DONE ? head(ctx, NULL) : kms_store_errno(rc);
+struct row {
+	struct kms_field fields[KMS_COLS];
+	uint8_t *bytes;
+};
+
+struct chunk {
+	size_t count;
+	struct row rows[CHUNK];
+};
+
+static int
+row_copy(sqlite3_stmt *stmt, struct row *row)
+{
+	size_t size = 1;
+	uint8_t *at;
+
+	for (int i = 0; i < KMS_COLS; i++) {
+		read_field(stmt, i, &row->fields[i]);
+		size += row->fields[i].len;
 	}
-	sqlite3_finalize(stmt);
+	at = row->bytes = malloc(size);
+	if (!at)
+		return -ENOMEM;
+	for (int i = 0; i < KMS_COLS; i++) {
+		struct kms_field *f = &row->fields[i];
+
+		if (f->type != KMS_FIELD_TEXT && f->type != KMS_FIELD_BLOB)
+			continue;
+		memcpy(at, f->bytes, f->len);
+		f->bytes = at;
+		at += f->len;
+	}
+	return 0;
+}
+
+static bool
+same_id(sqlite3_stmt *stmt, int column, const uint8_t *id)
+{
+	return !id || (sqlite3_column_bytes(stmt, column) == BASE_ID_SIZE && !memcmp(sqlite3_column_blob(stmt, column), id, BASE_ID_SIZE));
+}
+
+static bool
+selected(sqlite3_stmt *stmt, const struct kms_audit_query *q)
+{
+	int64_t time = sqlite3_column_int64(stmt, KMS_COL_TIME);
+	const char *action;
+
+	if ((q->since_ns && time < (int64_t) q->since_ns) || (q->until_ns && time >= (int64_t) q->until_ns) ||
+	    (q->uid >= 0 && sqlite3_column_int64(stmt, KMS_COL_UID) != q->uid) ||
+	    (q->outcome >= 0 && sqlite3_column_int(stmt, KMS_COL_OUTCOME) != q->outcome))
+		return false;
+	if (!same_id(stmt, KMS_COL_KEY, q->key_id) || !same_id(stmt, KMS_COL_FILE, q->file_id))
+		return false;
+	action = q->action ? (const char *) sqlite3_column_text(stmt, KMS_COL_ACTION) : NULL;
+	return !q->action || (action && !strcmp(action, q->action));
+}
+
+/* The lock is held, for no more than VISIT rows. *after moves on. */
+static int
+chunk_read(struct kms_store *s, const struct kms_audit_query *q, int64_t *after, int64_t last, struct chunk *chunk)
+{
+	sqlite3_stmt *stmt;
+	int rc = kms_store_stmt(s, KMS_STMT_AUDIT_SCAN, "SELECT " COLUMNS " FROM audit WHERE seq > ?1 AND seq <= ?2 ORDER BY seq", &stmt);
+
+	if (rc < 0)
+		return rc;
+	sqlite3_bind_int64(stmt, 1, *after);
+	sqlite3_bind_int64(stmt, 2, last);
+	for (int visited = 0; rc == 0 && visited < VISIT && chunk->count < CHUNK; visited++) {
+		int step = sqlite3_step(stmt);
+
+		if (step != SQLITE_ROW) {
+			rc = kms_store_errno(step);
+			*after = last;
+			break;
+		}
+		*after = sqlite3_column_int64(stmt, KMS_COL_SEQ);
+		if (selected(stmt, q))
+			rc = row_copy(stmt, &chunk->rows[chunk->count++]);
+	}
+	sqlite3_reset(stmt);
 	return rc;
 }
 
 static int
-scan_prepare(sqlite3 *db, const struct kms_audit_query *q, sqlite3_stmt **ret)
+scan_last(struct kms_store *s, int64_t *ret_last)
 {
-	static const struct kms_audit_query all = { .uid = -1, .outcome = -1 };
-	int rc = sqlite3_prepare_v2(db, "SELECT " COLUMNS " FROM audit WHERE seq > ?1 AND (?2 = 0 OR time_ns >= ?2) AND "
-				    "(?3 = 0 OR time_ns < ?3) AND (?4 < 0 OR uid = ?4) AND (?5 < 0 OR outcome = ?5) AND "
-				    "(?6 IS NULL OR action = ?6) AND (?7 IS NULL OR key_id = ?7) AND (?8 IS NULL OR file_id = ?8) "
-				    "ORDER BY seq", -1, ret, NULL);
+	sqlite3_stmt *stmt;
+	int rc = kms_store_stmt(s, KMS_STMT_AUDIT_MAX, "SELECT max(seq) FROM audit", &stmt);
 
-	if (rc != SQLITE_OK)
-		return kms_store_errno(rc);
-	if (!q)
-		q = &all;
-	sqlite3_bind_int64(*ret, 1, q == &all ? INT64_MIN : (sqlite3_int64) q->from_seq);
-	sqlite3_bind_int64(*ret, 2, (sqlite3_int64) q->since_ns);
-	sqlite3_bind_int64(*ret, 3, (sqlite3_int64) q->until_ns);
-	sqlite3_bind_int64(*ret, 4, q->uid);
-	sqlite3_bind_int(*ret, 5, q->outcome);
-	sqlite3_bind_text(*ret, 6, q->action, -1, SQLITE_STATIC);
-	sqlite3_bind_blob(*ret, 7, q->key_id, q->key_id ? BASE_ID_SIZE : 0, SQLITE_STATIC);
-	sqlite3_bind_blob(*ret, 8, q->file_id, q->file_id ? BASE_ID_SIZE : 0, SQLITE_STATIC);
-	return 0;
+	if (rc < 0)
+		return rc;
+	rc = sqlite3_step(stmt);
+	*ret_last = sqlite3_column_type(stmt, 0) == SQLITE_NULL ? INT64_MIN : sqlite3_column_int64(stmt, 0);
+	sqlite3_reset(stmt);
+	return kms_store_errno(rc);
 }
 
 static int
-scan_rows(sqlite3_stmt *stmt, int (*fn)(void *ctx, const struct kms_field fields[KMS_COLS]), void *ctx)
+scan_begin(struct kms_store *s, int (*head)(void *ctx, const struct kms_audit_head *head), void *ctx, int64_t *ret_last)
 {
-	struct kms_field fields[KMS_COLS];
+	struct kms_audit_head value = { 0 };
+	int rc;
 
-	for (;;) {
-		int rc = sqlite3_step(stmt);
-
-		if (rc != SQLITE_ROW)
-			return kms_store_errno(rc);
-		for (int i = 0; i < KMS_COLS; i++)
-			read_field(stmt, i, &fields[i]);
-		rc = fn(ctx, fields);
-		if (rc)
-			return rc;
+	pthread_mutex_lock(&s->lock);
+	rc = scan_last(s, ret_last);
+	if (rc == 0 && head) {
+		rc = kms_store_audit_head_get(s, &value);
+		/* A row that has lost its form counts as a wrong seal, which the caller knows how to report. */
+		if (rc == -EBADMSG)
+			memset(value.mac, 0, sizeof(value.mac));
+		if (rc == 0 || rc == -ENOENT || rc == -EBADMSG)
+			rc = head(ctx, rc == -ENOENT ? NULL : &value);
 	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
 }
 
 int
@@ -202,25 +263,23 @@ kms_store_audit_scan(struct kms_store *s, const struct kms_audit_query *query,
 		     int (*head)(void *ctx, const struct kms_audit_head *head),
 		     int (*fn)(void *ctx, const struct kms_field fields[KMS_COLS]), void *ctx)
 {
-	sqlite3_stmt *stmt = NULL;
-	sqlite3 *db = NULL;
-	int rc = sqlite3_open_v2(s->path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, NULL);
+	static const struct kms_audit_query all = { .uid = -1, .outcome = -1 };
+	struct chunk *chunk = malloc(sizeof(*chunk));
+	int64_t after, last = INT64_MIN;
+	int rc = chunk ? scan_begin(s, head, ctx, &last) : -ENOMEM;
 
-	/* Reads only, but opened for writing, because the log's shared index is; it must never checkpoint beside the writer. */
-	if (rc == SQLITE_OK)
-		rc = sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_exec(db, "PRAGMA query_only = ON; BEGIN", NULL, NULL, NULL);
-	rc = kms_store_errno(rc);
-	if (rc == 0 && head)
-		rc = scan_head(db, head, ctx);
-	if (rc == 0)
-		rc = scan_prepare(db, query, &stmt);
-	if (rc == 0)
-		rc = scan_rows(stmt, fn, ctx);
-	if (rc < 0 && db && sqlite3_errcode(db) != SQLITE_OK && sqlite3_errcode(db) < SQLITE_ROW)
-		base_log(LOG_ERR, "keystore.db: reading the audit trail: %s", sqlite3_errmsg(db));
-	sqlite3_finalize(stmt);
-	sqlite3_close(db);
+	after = query ? (int64_t) query->from_seq : INT64_MIN;
+	while (rc == 0 && after < last) {
+		chunk->count = 0;
+		pthread_mutex_lock(&s->lock);
+		rc = chunk_read(s, query ? query : &all, &after, last, chunk);
+		pthread_mutex_unlock(&s->lock);
+		for (size_t i = 0; i < chunk->count; i++) {
+			if (rc == 0)
+				rc = fn(ctx, chunk->rows[i].fields);
+			free(chunk->rows[i].bytes);
+		}
+	}
+	free(chunk);
 	return rc;
 }
