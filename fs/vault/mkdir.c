@@ -53,7 +53,7 @@ int vault_dir_empty(int dirfd)
 	return code;
 }
 
-/* Unlink leftovers of dirfd; `tmp.` directories only as deep as mkdir makes them. */
+/* Unlink leftovers of dirfd, and -ENOTEMPTY when there is more; `tmp.` directories only as deep as mkdir makes them (nested), record and all. */
 static int purge(int dirfd, bool nested)
 {
 	DIR *dir = list_dir(dirfd);
@@ -63,11 +63,15 @@ static int purge(int dirfd, bool nested)
 	if (!dir)
 		return -errno;
 	while (code == 0 && (errno = 0, e = readdir(dir))) {
-		if (is_dots(e->d_name) || (!is_leftover(e->d_name) && !(nested && strcmp(e->d_name, VAULT_RECORD_NAME) == 0)))
+		bool record = strcmp(e->d_name, VAULT_RECORD_NAME) == 0;
+
+		if (is_dots(e->d_name) || (record && !nested))
 			continue;
-		if (unlinkat(dirfd, e->d_name, 0) == 0 || errno == ENOENT)
+		if (!record && !is_leftover(e->d_name))
+			code = -ENOTEMPTY;
+		else if (unlinkat(dirfd, e->d_name, 0) == 0 || errno == ENOENT)
 			continue;
-		if ((errno == EISDIR || errno == EPERM) && !nested)
+		else if ((errno == EISDIR || errno == EPERM) && !nested)
 			code = vault_temp_remove(dirfd, e->d_name);
 		else
 			code = -errno;
@@ -78,8 +82,12 @@ static int purge(int dirfd, bool nested)
 
 int vault_temp_remove(int parentfd, const char *temp)
 {
-	int fd = openat(parentfd, temp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), code;
+	const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+	int fd = openat(parentfd, temp, flags), code;
 
+	/* Its mode may be final already, and keep us out. */
+	if (fd < 0 && errno == EACCES && fchmodat(parentfd, temp, 0700, 0) == 0)
+		fd = openat(parentfd, temp, flags);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
 	code = purge(fd, true);
@@ -212,10 +220,8 @@ static int open_for_removal(int parentfd, const char *entry, mode_t *ret_mode)
 /* The directory is aside: empty it. record: its bytes, put back when something turns up that is not ours to delete. */
 static int dissolve(int parentfd, const char *temp, int fd, const uint8_t *record, ssize_t record_len)
 {
-	int code = vault_dir_empty(fd);
+	int code = purge(fd, false);
 
-	if (code == 0)
-		code = purge(fd, false);
 	if (code < 0)
 		return code;
 	if (unlinkat(fd, VAULT_RECORD_NAME, 0) < 0 && errno != ENOENT)

@@ -309,9 +309,10 @@ static int scan(struct job *job, const char *start, bool exact)
 	if (exact)
 		vault_names_wrlock(job->v);
 	code = vault_walk(&walk);
+	/* Under the lock as well: the last batch is found by its paths. */
+	flushed = flush(job);
 	if (exact)
 		vault_names_unlock(job->v);
-	flushed = flush(job);
 	job->missed |= walk.vanished;
 	job->walk = NULL;
 	return code < 0 ? code : flushed;

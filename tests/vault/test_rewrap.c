@@ -223,7 +223,7 @@ static void test_resume(void **state)
 	memcpy(subject.file_id, h.file_id, BASE_ID_SIZE);
 	assert_int_equal(kms_dek_rewrap(fx.core, &fx.caller, &subject, &h.wrap, &wrap, &err), 0);
 	assert_int_equal(vault_header_rewrap(fd, &h, KMS_PURPOSE_FILE, &wrap), 0);
-	/* Both slots count: the old version must stay for now. */
+	/* Both slots count: the old version has to stay. */
 	assert_int_equal(census(&t, &err), 0);
 	assert_int_equal(t.version[old], FILES);
 	assert_int_equal(t.version[old + 1], 1);
