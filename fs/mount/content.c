@@ -93,8 +93,10 @@ int content_open(struct mount *m, struct inode *inode, const struct kms_caller *
 		r = open_first(m, c, caller, path, write);
 	else
 		r = vault_file_grant(atomic_load(&c->file), caller, path, write);
-	if (r == 0)
+	if (r == 0) {
 		c->opens++;
+		c->writers += write;
+	}
 	pthread_mutex_unlock(&c->lock);
 	if (r < 0)
 		detach(m, c);
@@ -114,7 +116,7 @@ int content_adopt(struct mount *m, struct inode *inode, struct vault_file *file,
 	}
 	pthread_mutex_lock(&c->lock);
 	atomic_store(&c->file, file);
-	c->opens = 1;
+	c->opens = c->writers = 1;
 	pthread_mutex_unlock(&c->lock);
 	*ret = c;
 	return 0;
@@ -127,6 +129,7 @@ void content_close(struct mount *m, struct content *c, bool write)
 	pthread_mutex_lock(&c->lock);
 	file = atomic_load(&c->file);
 	vault_file_release(file, write);
+	c->writers -= write;
 	if (--c->opens == 0) {
 		atomic_store(&c->file, NULL);
 		vault_file_free(file);
@@ -138,6 +141,16 @@ void content_close(struct mount *m, struct content *c, bool write)
 struct vault_file *content_file(const struct content *c)
 {
 	return atomic_load(&((struct content *)c)->file);
+}
+
+bool content_written(struct content *c)
+{
+	bool written;
+
+	pthread_mutex_lock(&c->lock);
+	written = c->writers > 0;
+	pthread_mutex_unlock(&c->lock);
+	return written;
 }
 
 /* The content of an inode if it has one, with one more user. */

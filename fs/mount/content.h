@@ -15,9 +15,9 @@ struct content {
 	struct content *prev, *next;        /* the table's list (its lock) */
 	struct inode *inode;                /* held */
 	unsigned users;                     /* opens, and operations between; guarded by the table's lock */
-	pthread_mutex_t lock;               /* guards opens; serialises first open, last release and idle sealing. Before the tree lock. */
+	pthread_mutex_t lock;               /* serialises first open, last release and idle sealing. Before the tree lock. */
 	struct vault_file *_Atomic file;    /* set while opens > 0 */
-	unsigned opens;
+	unsigned opens, writers;            /* guarded by lock */
 };
 
 /*
@@ -31,6 +31,9 @@ void content_close(struct mount *m, struct content *c, bool write);
 
 /* content_file(c): valid while the caller has it open. */
 struct vault_file *content_file(const struct content *c);
+
+/* content_written(c): somebody has it open for writing: the kernel may hold data that is not written yet. */
+bool content_written(struct content *c);
 
 /* content_size(m, inode, ret): the size of an open file, false when it is not open. */
 bool content_size(struct mount *m, struct inode *inode, uint64_t *ret);

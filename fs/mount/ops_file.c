@@ -210,17 +210,36 @@ void ops_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t le
 	ops_reply(req, 0, allocate(content_file(ops_content(fi)), mode, (uint64_t)off, (uint64_t)len));
 }
 
-void ops_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+static void reply_seek(fuse_req_t req, struct content *c, int64_t off, int whence)
 {
-	int64_t at;
+	int64_t at = vault_file_seek(content_file(c), (uint64_t)off, whence == SEEK_DATA);
 
-	if (whence != SEEK_DATA && whence != SEEK_HOLE) {
-		fuse_reply_err(req, EINVAL);
-		return;
-	}
-	at = vault_file_seek(content_file(ops_content(fi)), (uint64_t)off, whence == SEEK_DATA);
 	if (at < 0)
 		ops_reply(req, 0, (int)at);
 	else
 		fuse_reply_lseek(req, at);
+}
+
+static void seek_later(fuse_req_t req, uint64_t ino, int64_t off, int whence, struct content *c)
+{
+	session_flush(ops_mount(req), ino);
+	reply_seek(req, c, off, whence);
+}
+
+/* Data that the kernel has not written yet would look like a hole, so a file that somebody writes is flushed first. */
+void ops_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct mount *m = ops_mount(req);
+	struct content *c = ops_content(fi);
+	int r;
+
+	if (whence != SEEK_DATA && whence != SEEK_HOLE) {
+		fuse_reply_err(req, EINVAL);
+	} else if (m->options.cache_none || !content_written(c)) {
+		reply_seek(req, c, off, whence);
+	} else {
+		r = session_later(m, seek_later, req, ino, off, whence, c);
+		if (r < 0)
+			fuse_reply_err(req, -r);
+	}
 }

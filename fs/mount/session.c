@@ -20,6 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <utlist.h>
+
 #include "base/clock.h"
 #include "base/log.h"
 #include "device.h"
@@ -68,6 +70,21 @@ struct session {
 	uint64_t init_unique;   /* of the INIT request, while it is answered; INIT comes before anything else */
 	uint32_t init_flags, init_flags2;
 	struct worker workers[WORKERS_MAX];
+	pthread_t later;        /* started by its first job; guarded by lock: later_runs and jobs */
+	pthread_cond_t job_came;
+	bool later_runs;
+	struct job *jobs;
+};
+
+/* A request that waits for others: it must not take a worker, or all of them could wait for one another. */
+struct job {
+	struct job *prev, *next;
+	session_later_fn fn;
+	struct fuse_req *req;
+	uint64_t ino;
+	int64_t off;
+	int whence, fd;
+	struct content *content;
 };
 
 static atomic_flag spinner = ATOMIC_FLAG_INIT; /* held by the one thread of the process that polls */
@@ -196,6 +213,7 @@ static void leave(struct session *s)
 	atomic_store(&s->exit, true);
 	pthread_cond_broadcast(&s->follow);
 	pthread_cond_broadcast(&s->changed);
+	pthread_cond_broadcast(&s->job_came);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -389,6 +407,58 @@ static void *watch(void *arg)
 	return NULL;
 }
 
+/* ---- requests that wait for others ---- */
+
+static void *work_later(void *arg)
+{
+	struct session *s = arg;
+	struct job *job;
+
+	pthread_mutex_lock(&s->lock);
+	while (s->jobs || !atomic_load(&s->exit)) {
+		job = s->jobs;
+		if (!job) {
+			pthread_cond_wait(&s->job_came, &s->lock);
+			continue;
+		}
+		DL_DELETE(s->jobs, job);
+		pthread_mutex_unlock(&s->lock);
+		reply_fd = job->fd;
+		job->fn(job->req, job->ino, job->off, job->whence, job->content);
+		free(job);
+		pthread_mutex_lock(&s->lock);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return NULL;
+}
+
+int session_later(struct mount *m, session_later_fn fn, struct fuse_req *req, uint64_t ino, int64_t off, int whence, struct content *c)
+{
+	struct session *s = m->session;
+	struct job *job = malloc(sizeof *job);
+	int r = job ? 0 : -ENOMEM;
+
+	pthread_mutex_lock(&s->lock);
+	if (r == 0 && !s->later_runs) {
+		r = -pthread_create(&s->later, NULL, work_later, s);
+		s->later_runs = r == 0;
+	}
+	if (r == 0) {
+		*job = (struct job){ .fn = fn, .req = req, .ino = ino, .off = off, .whence = whence, .fd = reply_fd, .content = c };
+		DL_APPEND(s->jobs, job);
+		pthread_cond_signal(&s->job_came);
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (r < 0)
+		free(job);
+	return r;
+}
+
+void session_flush(struct mount *m, uint64_t ino)
+{
+	fuse_lowlevel_notify_inval_inode(m->session->fuse, ino, 0, 0);
+}
+
 /* ---- start and end ---- */
 
 static char *buffer(void)
@@ -501,6 +571,7 @@ static struct session *session_new(struct mount *m)
 	pthread_cond_init(&s->follow, NULL);
 	pthread_cond_init(&s->changed, NULL);
 	pthread_cond_init(&s->nap, NULL);
+	pthread_cond_init(&s->job_came, NULL);
 	s->fuse = fuse_session_new(&args, &ops_table, sizeof ops_table, m);
 	if (!s->fuse) {
 		free(s);
@@ -561,6 +632,8 @@ void session_join(struct session *s)
 	pthread_mutex_unlock(&s->lock);
 	wake_sentinel(s);
 	pthread_join(s->sentinel, NULL);
+	if (s->later_runs)
+		pthread_join(s->later, NULL);
 	for (i = 0; i < s->count; i++) {
 		pthread_join(s->workers[i].thread, NULL);
 		worker_done(&s->workers[i]);

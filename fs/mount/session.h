@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/error.h"
 
@@ -31,5 +32,16 @@ void session_init(void *userdata, struct fuse_conn_info *conn);
  * session_kill(): the kernel asked that set-uid bits are cleared with this request. */
 char *session_buffer(size_t *size);
 bool session_kill(void);
+
+/*
+ * session_later(m, fn, req, ino, off, whence, c): runs fn with these in a thread of its own, in order, where it may wait for requests that the workers
+ * answer; fn replies. -ENOMEM: fn does not run.
+ */
+struct fuse_req;
+struct content;
+typedef void (*session_later_fn)(struct fuse_req *req, uint64_t ino, int64_t off, int whence, struct content *c);
+int session_later(struct mount *m, session_later_fn fn, struct fuse_req *req, uint64_t ino, int64_t off, int whence, struct content *c);
+/* session_flush(m, ino): the kernel writes its dirty pages of an inode and drops them. Only from session_later's thread. */
+void session_flush(struct mount *m, uint64_t ino);
 
 #endif
