@@ -100,7 +100,7 @@ int fixture_call(const char *method, const char *route, json_t *params, json_t *
 
 size_t fixture_read(const char *path, void *buf, size_t cap)
 {
-	int fd = open(path, O_RDONLY | O_NOFOLLOW);
+	int fd = vault_open_file(AT_FDCWD, path, O_RDONLY);
 	ssize_t n;
 
 	assert_true(fd >= 0);
