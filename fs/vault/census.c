@@ -115,13 +115,14 @@ int vault_census(void *ctx, const struct kms_vault *vault, kms_census_count_fn c
 	struct vault *v;
 	int code;
 
-	if (!c)
+	if (!c || vault_scan_begin(vault->id, &v) < 0) {
+		free(c);
 		return base_error_set(err, -ENOMEM, BASE_EXIT_FAILED, "out of memory");
+	}
 	c->vault = vault;
 	c->count = count;
 	c->count_ctx = count_ctx;
 	c->err = err;
-	v = vault_scan_begin(vault->id);
 	if (v) {
 		vault_names_wrlock(v);
 		code = scan(c, v->root_fd);

@@ -35,10 +35,10 @@ struct vault *vault_alloc(struct kms_core *core);
 void vault_free(struct vault *v);
 
 /*
- * vault_scan_begin(id): the open vault with this id and one more reference (vault_put), or NULL: then a vault_open of it waits, with its
- * work done, until vault_scan_end(id). Never waits itself, so that a scan may run under locks of the core.
+ * vault_scan_begin(id, ret): the open vault with this id and one more reference (vault_put), or NULL: then a vault_open of it waits, with its
+ * work done, until vault_scan_end(id). Never waits itself, so that a scan may run under locks of the core. 0 or -ENOMEM.
  */
-struct vault *vault_scan_begin(const uint8_t id[BASE_ID_SIZE]);
+int vault_scan_begin(const uint8_t id[BASE_ID_SIZE], struct vault **ret);
 void vault_scan_end(const uint8_t id[BASE_ID_SIZE]);
 
 #endif

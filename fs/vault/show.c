@@ -114,13 +114,11 @@ int vault_target_backing(const char *path, char ret[PATH_MAX], size_t *root_len,
 	if (!path || path[0] != '/')
 		return base_error_set(err, -EINVAL, BASE_EXIT_USAGE, "an absolute path is needed");
 	code = locate(path, &v, ret);
-	if (code == 0) {
-		*root_len = strlen(vault_path(v));
-		return 0;
-	}
-	if (code != -ENOENT || v)
+	/* v is the mount's: it tells that the path is in one, and may be gone by now. */
+	if (code < 0 && (code != -ENOENT || v))
 		return not_found(path, code, err);
-	code = real_path(path, ret);
+	if (code < 0)
+		code = real_path(path, ret);
 	if (code < 0)
 		return not_found(path, code, err);
 	len = find_root(ret);

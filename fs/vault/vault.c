@@ -131,25 +131,27 @@ static void list_settle(struct mark *mark, struct vault *v)
 	pthread_mutex_unlock(&list_lock);
 }
 
-struct vault *vault_scan_begin(const uint8_t id[BASE_ID_SIZE])
+int vault_scan_begin(const uint8_t id[BASE_ID_SIZE], struct vault **ret)
 {
 	struct mark *mark = calloc(1, sizeof(*mark));
-	struct vault *v;
+	int code = 0;
 
 	pthread_mutex_lock(&list_lock);
-	v = list_find(id);
-	if (v) {
-		v->refs++;
+	*ret = list_find(id);
+	if (*ret) {
+		(*ret)->refs++;
 	} else if (mark) {
 		memcpy(mark->id, id, BASE_ID_SIZE);
 		mark->scan = true;
 		mark->next = marks;
 		marks = mark;
 		mark = NULL;
+	} else {
+		code = -ENOMEM;
 	}
 	pthread_mutex_unlock(&list_lock);
 	free(mark);
-	return v;
+	return code;
 }
 
 void vault_scan_end(const uint8_t id[BASE_ID_SIZE])

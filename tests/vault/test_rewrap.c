@@ -458,6 +458,79 @@ static void test_dir_key(void **state)
 	close(fd);
 }
 
+static void test_vault_routes(void **state)
+{
+	struct base_error err;
+	char path[128], hex[BASE_ID_TEXT];
+	json_t *line;
+
+	snprintf(path, sizeof(path), "%s/third", fx.dir);
+	if (fixture_call("POST", "/v1/vaults", json_pack("{s:s, s:s}", "path", path, "key", "payroll"), &line, &err) != 0)
+		fail_msg("%s", err.text);
+	assert_string_equal(json_string_value(json_object_get(line, "path")), path);
+	assert_int_equal(json_integer_value(json_object_get(line, "generation")), 1);
+	snprintf(hex, sizeof(hex), "%s", json_string_value(json_object_get(line, "id")));
+	json_decref(line);
+	assert_int_equal(fixture_call("GET", "/v1/vaults", json_object(), &line, &err), 0);
+	assert_int_equal(strlen(json_string_value(json_object_get(line, "id"))), 32);
+	assert_memory_equal(json_string_value(json_object_get(line, "key")), "vault:", 6);
+	json_decref(line);
+	assert_int_equal(fixture_call("POST", "/v1/vaults", json_pack("{s:s}", "path", path), NULL, &err), -ENOTEMPTY);
+	assert_int_equal(fixture_call("POST", "/v1/vaults", json_pack("{s:s}", "path", "relative"), NULL, &err), -EINVAL);
+	fx.caller.uid++; /* the service's rights are not for everybody */
+	assert_int_equal(fixture_call("POST", "/v1/vaults", json_pack("{s:s}", "path", path), NULL, &err), -EACCES);
+	assert_int_equal(err.exit, BASE_EXIT_DENIED);
+	fx.caller.uid--;
+	assert_int_equal(fixture_call("GET", "/v1/directories", json_pack("{s:s}", "path", path), &line, &err), 0);
+	assert_string_equal(json_string_value(json_object_get(line, "key")), "payroll");
+	json_decref(line);
+}
+
+/* A mount at /mnt/keep, which is nowhere else. */
+static int locate(void *ctx, const char *path, struct vault **ret, char *backing, size_t cap)
+{
+	if (strncmp(path, "/mnt/keep", 9) != 0)
+		return -ENOENT;
+	*ret = fx.v;
+	return vault_resolve(fx.v, path + 9, backing, cap);
+}
+
+static uint8_t told_zone[BASE_ID_SIZE];
+
+static void zone_changed(void *ctx, struct vault *v, const uint8_t dir_id[BASE_ID_SIZE], const uint8_t zone[BASE_ID_SIZE])
+{
+	assert_ptr_equal(v, fx.v);
+	assert_int_equal(*(int *)ctx, 42);
+	memcpy(told_zone, zone, BASE_ID_SIZE);
+}
+
+static void test_in_a_mount(void **state)
+{
+	uint8_t want[BASE_ID_SIZE];
+	char path[PATH_MAX];
+	struct vault_name name;
+	struct vault_dir dir;
+	struct base_error err;
+	json_t *line;
+	int ctx = 42;
+
+	vault_api_mounts(locate, zone_changed, &ctx);
+	backing_of("dir/inner/leaf", path);
+	if (fixture_call("GET", "/v1/files", json_pack("{s:s}", "path", "/mnt/keep/dir/inner/leaf"), &line, &err) != 0)
+		fail_msg("%s", err.text);
+	assert_string_equal(json_string_value(json_object_get(line, "backing_path")), path);
+	json_decref(line);
+	assert_int_equal(fixture_call("GET", "/v1/files", json_pack("{s:s}", "path", "/mnt/keep/dir/none"), NULL, &err), -ENOENT);
+	expect(rewrap(json_pack("{s:s}", "path", "/mnt/keep/dir")), 0, 0, 1, 0);
+	assert_int_equal(vault_name_seal(fx.v, root.id, "zone two", &name), 0);
+	assert_int_equal(vault_dir_make(fx.v, vault_root_fd(fx.v), &root, &name, 0755, (uid_t)-1, (gid_t)-1, &dir, NULL), 0);
+	assert_int_equal(fixture_call("POST", "/v1/directories/key", json_pack("{s:s, s:s}", "path", "/mnt/keep/zone two", "key", "payroll"), NULL,
+				      &err), 0);
+	assert_int_equal(kms_key_find(fx.core, "payroll", want), 0);
+	assert_memory_equal(told_zone, want, BASE_ID_SIZE);
+	vault_api_mounts(NULL, NULL, NULL);
+}
+
 static void *rename_forever(void *arg)
 {
 	atomic_bool *stop = arg;
@@ -524,7 +597,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_thousand), cmocka_unit_test(test_census), cmocka_unit_test(test_resume), cmocka_unit_test(test_foreign),
 		cmocka_unit_test(test_swapped_wrap), cmocka_unit_test(test_deep), cmocka_unit_test(test_paths), cmocka_unit_test(test_file_show),
-		cmocka_unit_test(test_dir_key), cmocka_unit_test(test_renames), cmocka_unit_test(test_unreachable),
+		cmocka_unit_test(test_dir_key), cmocka_unit_test(test_renames), cmocka_unit_test(test_vault_routes), cmocka_unit_test(test_in_a_mount), cmocka_unit_test(test_unreachable),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, fixture_down);
