@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "jobs.h"
@@ -149,7 +151,7 @@ static void test_thousand(void **state)
 }
 
 struct tally {
-	uint32_t version[8];
+	uint32_t version[32];
 };
 
 static void tally_one(void *ctx, const uint8_t key_id[BASE_ID_SIZE], uint32_t version, const char *backing)
@@ -157,7 +159,7 @@ static void tally_one(void *ctx, const uint8_t key_id[BASE_ID_SIZE], uint32_t ve
 	struct tally *t = ctx;
 
 	(void)backing;
-	if (memcmp(key_id, root.zone, BASE_ID_SIZE) == 0 && version < 8)
+	if (memcmp(key_id, root.zone, BASE_ID_SIZE) == 0 && version < 32)
 		t->version[version]++;
 }
 
@@ -570,6 +572,41 @@ static void test_renames(void **state)
 	assert_int_equal(t.version[old], 0);
 }
 
+/* Killed anywhere, and run again: no slot is left over, no file lost. */
+static void test_killed(void **state)
+{
+	struct base_error err;
+	struct counts c;
+	struct tally t;
+	int round, status, total;
+	pid_t child;
+
+	c = rewrap(json_object());
+	total = c.rewrapped + c.current;
+	srandom((unsigned)getpid());
+	for (round = 0; round < 6; round++) {
+		fixture_close();
+		child = fork();
+		assert_true(child >= 0);
+		if (child == 0) {
+			fixture_open();
+			rotate("default");
+			rewrap(json_object());
+			_exit(0);
+		}
+		usleep((useconds_t)(20000 + random() % 300000));
+		kill(child, SIGKILL);
+		assert_int_equal(waitpid(child, &status, 0), child);
+		fixture_open();
+		c = rewrap(json_object());
+		assert_int_equal(c.code, 0);
+		assert_int_equal(c.rewrapped + c.current, total);
+		assert_int_equal(census(&t, &err), 0);
+		assert_int_equal(t.version[version_now() - 1], 0);
+		test_file_show(state);
+	}
+}
+
 static void test_unreachable(void **state)
 {
 	uint8_t id[BASE_ID_SIZE];
@@ -597,7 +634,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_thousand), cmocka_unit_test(test_census), cmocka_unit_test(test_resume), cmocka_unit_test(test_foreign),
 		cmocka_unit_test(test_swapped_wrap), cmocka_unit_test(test_deep), cmocka_unit_test(test_paths), cmocka_unit_test(test_file_show),
-		cmocka_unit_test(test_dir_key), cmocka_unit_test(test_renames), cmocka_unit_test(test_vault_routes), cmocka_unit_test(test_in_a_mount), cmocka_unit_test(test_unreachable),
+		cmocka_unit_test(test_dir_key), cmocka_unit_test(test_renames), cmocka_unit_test(test_vault_routes), cmocka_unit_test(test_in_a_mount), cmocka_unit_test(test_killed), cmocka_unit_test(test_unreachable),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, fixture_down);
