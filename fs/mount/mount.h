@@ -14,6 +14,7 @@
 #include "vault/vault.h"
 
 struct session;
+struct handle;
 
 struct mount {
 	struct mount *prev, *next;   /* the service's list */
@@ -29,10 +30,10 @@ struct mount {
 	 * names lock, before the table's. */
 	pthread_rwlock_t tree;
 	struct inode_table table;
+	struct handle *handles;      /* open directories; guarded by the table's lock */
 	atomic_uint bad_names;       /* entries that did not authenticate */
 
 	struct session *session;
-	pthread_t reaper;            /* waits for the end of the session and settles */
 	pthread_t timer;
 	pthread_mutex_t timer_lock;  /* guards timer_stop */
 	pthread_cond_t timer_wake;

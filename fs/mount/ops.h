@@ -45,6 +45,9 @@ void ops_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 void ops_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
 void ops_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
 
+/* ops_dir_drop_all(m): the session is over: handles whose release never came. */
+void ops_dir_drop_all(struct mount *m);
+
 /* ---- shared by the operations ---- */
 
 struct mount *ops_mount(fuse_req_t req);

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <utlist.h>
+
 #include "base/log.h"
 #include "ops.h"
 #include "session.h"
@@ -16,10 +18,11 @@
 
 /* A handle: its own backing fd, opened by the first read (a cached listing needs none). */
 struct handle {
-	pthread_mutex_t lock; /* guards everything here; before the tree lock */
+	struct handle *prev, *next; /* the mount's list (the table's lock) */
+	pthread_mutex_t lock; /* guards the rest; before the tree lock */
 	struct inode *inode;  /* held */
 	int fd;
-	off_t next;           /* offset that the entry at `at` has; lseek when a reader asks for another */
+	off_t offset;         /* of the entry at `at`; lseek when a reader asks for another */
 	size_t at, len;
 	char *dents;          /* DENTS_SIZE bytes of struct dirent64 */
 };
@@ -31,6 +34,9 @@ static struct handle *handle_of(const struct fuse_file_info *fi)
 
 static void handle_free(struct mount *m, struct handle *h)
 {
+	pthread_mutex_lock(&m->table.lock);
+	DL_DELETE(m->handles, h);
+	pthread_mutex_unlock(&m->table.lock);
 	if (h->fd >= 0)
 		close(h->fd);
 	pthread_mutex_destroy(&h->lock);
@@ -53,6 +59,9 @@ void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	pthread_mutex_init(&h->lock, NULL);
 	h->inode = inode;
 	h->fd = -1;
+	pthread_mutex_lock(&m->table.lock);
+	DL_APPEND(m->handles, h);
+	pthread_mutex_unlock(&m->table.lock);
 	fi->fh = (uint64_t)(uintptr_t)h;
 	fi->cache_readdir = 1;
 	fi->keep_cache = 1;
@@ -66,18 +75,24 @@ void ops_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fuse_reply_err(req, 0);
 }
 
-/* The next backing entry at offset off; NULL with *r 0 at the end. It is consumed by moving h->next and h->at. */
+void ops_dir_drop_all(struct mount *m)
+{
+	while (m->handles)
+		handle_free(m, m->handles);
+}
+
+/* The next backing entry at offset off; NULL with *r 0 at the end. It is consumed by moving h->offset and h->at. */
 static struct dirent64 *peek(struct handle *h, off_t off, int *r)
 {
 	ssize_t n;
 
 	*r = 0;
-	if (off != h->next) {
+	if (off != h->offset) {
 		if (lseek(h->fd, off, SEEK_SET) < 0) {
 			*r = -errno;
 			return NULL;
 		}
-		h->next = off;
+		h->offset = off;
 		h->at = h->len = 0;
 	}
 	if (h->at == h->len) {
@@ -170,7 +185,7 @@ static int fill(struct listing *l, struct handle *h, off_t off)
 		}
 		if (r == -ENOSPC)
 			return l->used ? 0 : -EINVAL;
-		off = h->next = d->d_off;
+		off = h->offset = d->d_off;
 		h->at += d->d_reclen;
 	}
 	return l->used ? 0 : r;
@@ -184,7 +199,7 @@ static int prepare(struct mount *m, struct handle *h)
 		return -ENOMEM;
 	if (h->fd < 0) {
 		h->fd = resolve_open(m, h->inode, O_RDONLY);
-		h->next = 0;
+		h->offset = 0;
 		h->at = h->len = 0;
 		if (h->fd < 0)
 			return h->fd;

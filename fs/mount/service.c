@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "device.h"
+#include "ops.h"
 #include "service.h"
 #include "session.h"
 #include "vault/path.h"
@@ -109,6 +110,7 @@ static void *reap(void *arg)
 	session_join(m->session);
 	stop_timer(m);
 	content_drop_all(m);
+	ops_dir_drop_all(m);
 	settle(m);
 	record(m, &self, "unmount", m->mountpoint);
 	inode_table_done(&m->table);
@@ -125,6 +127,20 @@ static void *reap(void *arg)
 	pthread_kill(s->main_thread, SIGUSR2);
 	pthread_mutex_unlock(&s->lock);
 	return NULL;
+}
+
+/* Detached from the start: the mount can end, and be freed, before this returns. */
+static int start_reaper(struct reaping *what)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	r = -pthread_create(&thread, &attr, reap, what);
+	pthread_attr_destroy(&attr);
+	return r;
 }
 
 int service_check_mountpoint(const char *path, bool nonempty, struct base_error *err)
@@ -234,14 +250,13 @@ static int bring_up(struct service *s, struct mount *m, const struct kms_caller 
 		DL_APPEND(s->mounts, m);
 		s->count++;
 		pthread_mutex_unlock(&s->lock);
-		r = -pthread_create(&m->reaper, NULL, reap, what);
+		r = start_reaper(what);
 	}
 	if (r < 0) { /* no thread to be had: the process cannot go on as it is */
 		base_log(LOG_ERR, "cannot start a thread: %s", strerror(-r));
 		device_unmount(m->mountpoint, true);
 		_exit(BASE_EXIT_FAILED);
 	}
-	pthread_detach(m->reaper);
 	return 0;
 }
 

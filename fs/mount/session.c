@@ -573,6 +573,7 @@ static struct session *session_new(struct mount *m)
 	pthread_cond_init(&s->nap, NULL);
 	pthread_cond_init(&s->job_came, NULL);
 	s->fuse = fuse_session_new(&args, &ops_table, sizeof ops_table, m);
+	fuse_opt_free_args(&args); /* libfuse made a copy of the list */
 	if (!s->fuse) {
 		free(s);
 		return NULL;
