@@ -196,6 +196,8 @@ open_hsm(struct kms_core *core, const struct kms_prompt *prompt, struct base_err
 		base_log(LOG_WARNING, "the HSM cannot be reached, files cannot be opened until it can: %s", why.text);
 		return 0;
 	}
+	if (rc == -ENOENT) /* not what a keystore's user would call not found */
+		return base_error_set(err, -ENOKEY, BASE_EXIT_UNREACHABLE, "%s", why.text);
 	if (rc < 0 && err)
 		*err = why;
 	return rc;

@@ -237,6 +237,48 @@ test_no_record_no_key(void **state)
 	MUST(kms_dek_open(f->core, &f->me, &subject, &new.wrap, KMS_DEK_WRITE, dek, &err));
 }
 
+/* The HSM is away at start: nothing is unwrapped, records go on without paths, and are sealed when it is back. */
+static void
+test_hsm_away(void **state)
+{
+	struct fixture *f = *state;
+	BASE_SECRET_AUTO uint8_t *dek = base_secret_alloc(KMS_DEK_SIZE);
+	struct kms_subject subject = subject_of(f, NULL, "x");
+	struct base_error err = { 0 };
+	char here[128], away[128];
+	struct kms_new_dek new;
+	json_int_t bad;
+	json_t *lines;
+
+	MUST(kms_dek_create(f->core, &f->me, &subject, f->key, 0, &new, &err));
+	kms_dek_created(f->core, new.lease);
+	base_secret_free(new.dek);
+	subject = subject_of(f, new.file_id, "x");
+	fixture_close(f);
+	snprintf(here, sizeof(here), "%s/tokens", f->dir);
+	snprintf(away, sizeof(away), "%s/away", f->root);
+	assert_int_equal(rename(here, away), 0);
+	fixture_open(f, false);
+	make_records(f);
+	assert_int_equal(kms_dek_open(f->core, &f->me, &subject, &new.wrap, KMS_DEK_READ, dek, &err), -ENOKEY);
+	assert_int_equal(err.exit, BASE_EXIT_UNREACHABLE);
+	assert_int_equal(call(f->core, &f->me, "GET", "/v1/audit/verify", NULL, &lines, &err), -ENOKEY);
+	json_decref(lines);
+	MUST(call(f->core, &f->me, "GET", "/v1/status", NULL, &lines, &err));
+	assert_true(json_is_false(json_object_get(json_object_get(json_array_get(lines, 0), "hsm"), "available")));
+	json_decref(lines);
+	assert_int_equal(rename(away, here), 0);
+	for (int i = 0; i < 100 && kms_dek_open(f->core, &f->me, &subject, &new.wrap, KMS_DEK_READ, dek, &err) < 0; i++)
+		usleep(50000);
+	MUST(kms_dek_open(f->core, &f->me, &subject, &new.wrap, KMS_DEK_READ, dek, &err));
+	assert_int_equal(count_records(f, "audit-seal", "allowed"), 1);
+	assert_int_equal(count_records(f, "audit-alarm", "failed"), 0);
+	assert_true(verify(f, &bad));
+	fixture_close(f);
+	fixture_open(f, false);
+	assert_true(verify(f, &bad));
+}
+
 /* ---- many at once ------------------------------------------------------------------------------------------------------------------ */
 
 #define THREADS 4
@@ -323,7 +365,7 @@ main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup_open, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_fields), T(test_paths_are_sealed), T(test_whole), cmocka_unit_test(test_edits), T(test_forged_tail),
-		T(test_no_record_no_key), T(test_threads), T(test_durabilities), T(test_speed),
+		T(test_no_record_no_key), T(test_hsm_away), T(test_threads), T(test_durabilities), T(test_speed),
 	};
 
 	if (base_secret_setup(NULL) < 0)
