@@ -373,12 +373,15 @@ def parse_header(path):
 
 
 def backing_files(vault):
-    """Paths of all files with a header page: contents and the config."""
-    found = []
+    """Paths of all files with a header page, contents and the config; of hard links one."""
+    found, inodes = [], set()
     for base, _, names in os.walk(vault):
         for name in names:
             path = os.path.join(base, name)
             if os.path.islink(path) or not os.path.isfile(path) or name == "keepfs.dir" or name.startswith(("N.", "tmp.")):
                 continue
-            found.append(path)
+            inode = os.stat(path).st_ino
+            if inode not in inodes:
+                inodes.add(inode)
+                found.append(path)
     return sorted(found)
