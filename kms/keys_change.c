@@ -45,12 +45,16 @@ static int
 hsm_new(struct kms_core *core, const char *name, uint32_t number, struct kms_version *ret, struct base_error *err)
 {
 	char label[80];
+	size_t len = strlen(name);
 
+	if (len > 48) /* a label is UTF-8: no cut inside a character */
+		for (len = 48; len && ((unsigned char) name[len] & 0xc0) == 0x80;)
+			len--;
 	memset(ret, 0, sizeof(*ret));
 	ret->number = number;
 	ret->state = KMS_VERSION_CURRENT;
 	ret->created_ns = base_clock_real_ns();
-	snprintf(label, sizeof(label), "keepfs %.48s v%u", name, number);
+	snprintf(label, sizeof(label), "keepfs %.*s v%u", (int) len, name, number);
 	return hsm_key_generate(core->hsm, label, ret->hsm_id, err);
 }
 
