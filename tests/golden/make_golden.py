@@ -67,7 +67,7 @@ def fill(v):
     os.setxattr(m + "/zone", "user.directory", b"\0binary\xff")
     os.chmod(m + "/plain/size-1", 0o400)
     os.chmod(m + "/plain/deeper", 0o750)
-    os.rename(m + "/plain/deeper", m + "/zone/moved")
+    os.rename(m + "/plain/deeper", m + "/" + "d" * 200 + "/moved")
 
 
 def manifest(root):

@@ -194,7 +194,7 @@ class Vault:
         with open(config, "rb") as f:
             self.header = Header(f.read(), b"KEEPFSV1", 2)
         must(self.header.vault_id == self.header.file_id and not any(self.header.page[2560:]), "a bad config page")
-        state_key, self.name_key, self.dir_key, self.link_key, self.xattr_key = self.header.keys(deks[config])[:5]
+        state_key, self.name_key, self.dir_key, self.link_key, self.xattr_key = self.header.keys(deks[os.stat(config).st_ino])[:5]
         state = self.header.state(state_key)
         self.root_id, self.found = state["session"], {}
 
@@ -237,14 +237,14 @@ class Vault:
             raw = b64(os.readlink(path), "a link")
             entry["target"] = os.fsdecode(siv_open(self.link_key, b"keepfs v1 link" + raw[:12], raw[12:], "a link"))
         else:
-            file = File(path, self.deks[path], self.header.vault_id)
+            file = File(path, self.deks[st.st_ino], self.header.vault_id)
             content = file.content()
             entry.update(size=len(content), sha256=hashlib.sha256(content).hexdigest(), nlink=st.st_nlink,
                          xattrs=xattrs(path, file.xattr_key, file.header.file_id))
 
 
 def read_vault(path, keys):
-    """{clear path: what is there} of a vault, given {backing path: DEK}."""
+    """{clear path: what is there} of a vault, given {backing inode: DEK}."""
     vault = Vault(path, keys)
     vault.walk(path, "", bytes(16))
     return vault.found
@@ -254,7 +254,7 @@ def parse_keys(text):
     found = {}
     for line in text.splitlines():
         words = line.split(" ")
-        found[words[0]] = bytes.fromhex(next(w for w in words if w.startswith("dek="))[4:])
+        found[os.stat(words[0]).st_ino] = bytes.fromhex(next(w for w in words if w.startswith("dek="))[4:])
     return found
 
 
