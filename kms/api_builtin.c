@@ -1,7 +1,0 @@
-#include "internal.h"
-
-int
-kms_api_builtin(struct kms_core *core)
-{
-	return 0;
-}
