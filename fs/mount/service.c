@@ -22,6 +22,7 @@
 
 #define SETTLE_SECONDS 30
 #define TIMEOUT 3600.0
+#define ENDING_SECONDS 20
 
 static int record(struct mount *m, const struct kms_caller *caller, const char *action, const char *reason)
 {
@@ -116,6 +117,7 @@ static void *reap(void *arg)
 	inode_table_done(&m->table);
 	pthread_mutex_lock(&s->lock);
 	DL_DELETE(s->mounts, m);
+	pthread_cond_broadcast(&s->changed);
 	while (m->users > 0)
 		pthread_cond_wait(&s->changed, &s->lock);
 	pthread_mutex_unlock(&s->lock);
@@ -200,18 +202,34 @@ fail:
 	return NULL;
 }
 
+static struct mount *same_vault(struct service *s, const struct mount *m)
+{
+	struct mount *other;
+
+	DL_FOREACH(s->mounts, other)
+		if (!memcmp(vault_id(other->vault), vault_id(m->vault), BASE_ID_SIZE))
+			return other;
+	return NULL;
+}
+
+/* A mount of the same vault that has just been taken away is waited for: its files are being sealed. */
 static int check_unused(struct service *s, const struct mount *m, struct base_error *err)
 {
+	struct timespec until;
 	struct mount *other;
 	int r = 0;
 
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += ENDING_SECONDS;
 	pthread_mutex_lock(&s->lock);
-	DL_FOREACH(s->mounts, other)
-		if (!memcmp(vault_id(other->vault), vault_id(m->vault), BASE_ID_SIZE)) {
+	while ((other = same_vault(s, m)) != NULL && r == 0) {
+		if (device_is_mount(other->mountpoint))
 			r = base_error_set(err, -EBUSY, BASE_EXIT_FAILED, "the vault %s is mounted at %s already; unmount it there first",
 					   vault_path(m->vault), other->mountpoint);
-			break;
-		}
+		else if (pthread_cond_timedwait(&s->changed, &s->lock, &until) == ETIMEDOUT)
+			r = base_error_set(err, -EBUSY, BASE_EXIT_FAILED, "files of the vault %s are still in use, though it is no longer mounted at %s",
+					   vault_path(m->vault), other->mountpoint);
+	}
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
@@ -284,18 +302,23 @@ static int mount_vault(struct service *s, const struct kms_caller *caller, const
 
 int service_mount(struct service *s, const struct kms_caller *caller, const char *path, const char *mountpoint, const char *text, struct base_error *err)
 {
-	int r = -EAGAIN;
+	int r;
 
-	pthread_mutex_lock(&s->mounting);
 	pthread_mutex_lock(&s->lock);
-	if (s->closing)
-		base_error_set(err, -EAGAIN, BASE_EXIT_UNREACHABLE, "the service is about to end; try again");
-	else
-		r = 0;
+	if (s->closing) {
+		pthread_mutex_unlock(&s->lock);
+		return base_error_set(err, -EAGAIN, BASE_EXIT_UNREACHABLE, "the service is about to end; try again");
+	}
+	s->making++;
 	pthread_mutex_unlock(&s->lock);
-	if (r == 0)
-		r = mount_vault(s, caller, path, mountpoint, text, err);
+	pthread_mutex_lock(&s->mounting);
+	r = mount_vault(s, caller, path, mountpoint, text, err);
 	pthread_mutex_unlock(&s->mounting);
+	pthread_mutex_lock(&s->lock);
+	s->making--;
+	pthread_cond_broadcast(&s->changed);
+	pthread_kill(s->main_thread, SIGUSR2);
+	pthread_mutex_unlock(&s->lock);
 	return r;
 }
 
@@ -417,10 +440,8 @@ static void end_all(struct service *s)
 {
 	struct mount *m;
 
-	pthread_mutex_lock(&s->mounting); /* a mount that is being made is finished first; later ones see `closing` */
-	pthread_mutex_unlock(&s->mounting);
 	pthread_mutex_lock(&s->lock);
-	while (s->count > 0) {
+	while (s->count > 0 || s->making > 0) { /* mounts being made are finished first; later ones see `closing` */
 		m = s->mounts;
 		while (m && m->ended)
 			m = m->next;
@@ -455,7 +476,7 @@ void service_run(struct service *s)
 	service_signals(&set);
 	while (!done) {
 		pthread_mutex_lock(&s->lock);
-		done = !s->stay && s->count == 0;
+		done = !s->stay && s->count == 0 && s->making == 0;
 		s->closing = done;
 		pthread_mutex_unlock(&s->lock);
 		if (done || sigwait(&set, &sig) != 0 || sig == SIGUSR2)

@@ -12,11 +12,12 @@
 
 struct service {
 	struct kms_core *core;
-	pthread_mutex_t lock;     /* guards mounts, count, closing */
+	pthread_mutex_t lock;     /* guards mounts, count, making, closing */
 	pthread_cond_t changed;   /* count changed */
 	pthread_mutex_t mounting; /* one mount is made at a time; before lock */
 	struct mount *mounts;
 	unsigned count;
+	unsigned making;          /* mounts on their way: the service does not end meanwhile */
 	bool closing;             /* no new mounts */
 	bool stay;                /* --serve: does not end with the last mount */
 	pthread_t main_thread;    /* SIGUSR2 tells it that a mount ended */
