@@ -68,7 +68,7 @@ static int side_directory(struct mount *m, struct side *s)
 	return r;
 }
 
-/* phase as of vault_dir_move; the record that the inode keeps follows. */
+/* phase as of vault_dir_move; the record that the inode keeps follows, after the rename also when it could not be written. */
 static int move_record(struct mount *m, struct side *s, const struct side *to, int phase)
 {
 	int r;
@@ -76,7 +76,7 @@ static int move_record(struct mount *m, struct side *s, const struct side *to, i
 	if (!s->is_dir || s->e.dir.inode == to->e.dir.inode)
 		return 0;
 	r = vault_dir_move(m->vault, s->sub.fd, &s->sub.rec, to->e.dir.rec.id, phase);
-	if (r == 0)
+	if (r == 0 || phase != 0)
 		inode_rec_set(&m->table, s->inode, &s->sub.rec);
 	return r;
 }
