@@ -168,7 +168,7 @@ int ops_find(struct mount *m, struct resolve_entry *e, const char *name, struct 
 	return 0;
 }
 
-void ops_kill(int fd)
+void ops_kill(struct mount *m, fuse_ino_t ino, int fd)
 {
 	struct stat st;
 	mode_t mode;
@@ -178,7 +178,11 @@ void ops_kill(int fd)
 	mode = st.st_mode & ~(mode_t)S_ISUID;
 	if (mode & S_IXGRP)
 		mode &= ~(mode_t)S_ISGID;
-	if (mode != st.st_mode && fchmod(fd, mode & 07777) < 0)
+	if (mode == st.st_mode)
+		return;
+	if (fchmod(fd, mode & 07777) == 0)
+		session_forget_attr(m, ino);
+	else
 		base_log(LOG_WARNING, "backing inode %llu: cannot clear its set-uid bits: %s", (unsigned long long)st.st_ino, strerror(errno));
 }
 

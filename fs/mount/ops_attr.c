@@ -131,7 +131,7 @@ static int apply(struct mount *m, const struct target *t, const struct stat *att
 	if (r == 0 && (to_set & FUSE_SET_ATTR_SIZE)) {
 		r = attr->st_size < 0 ? -EINVAL : vault_file_truncate(content_file(t->content), (uint64_t)attr->st_size);
 		if (r == 0 && kill)
-			ops_kill(t->fd);
+			ops_kill(m, t->inode->nodeid, t->fd);
 	}
 	if (r == 0 && (to_set & times))
 		r = set_times(m, t, to_set, attr);

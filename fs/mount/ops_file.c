@@ -29,7 +29,7 @@ static int truncate_open(struct mount *m, struct inode *inode, struct content *c
 	if (r < 0)
 		return r;
 	if (session_kill())
-		ops_kill(vault_file_fd(file));
+		ops_kill(m, inode->nodeid, vault_file_fd(file));
 	return ops_file_times(m, inode, vault_file_fd(file), now);
 }
 
@@ -160,7 +160,7 @@ void ops_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off
 		return;
 	}
 	if (session_kill())
-		ops_kill(vault_file_fd(file));
+		ops_kill(ops_mount(req), ino, vault_file_fd(file));
 	fuse_reply_write(req, size);
 }
 
@@ -207,7 +207,12 @@ static int allocate(struct vault_file *file, int mode, uint64_t off, uint64_t le
 
 void ops_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-	ops_reply(req, 0, allocate(content_file(ops_content(fi)), mode, (uint64_t)off, (uint64_t)len));
+	struct vault_file *file = content_file(ops_content(fi));
+	int r = allocate(file, mode, (uint64_t)off, (uint64_t)len);
+
+	if (r == 0 && fuse_req_ctx(req)->uid != 0) /* the kernel does not say whether the caller may keep set-uid bits */
+		ops_kill(ops_mount(req), ino, vault_file_fd(file));
+	ops_reply(req, 0, r);
 }
 
 static void reply_seek(fuse_req_t req, struct content *c, int64_t off, int whence)

@@ -128,20 +128,38 @@ void options_mount_done(struct options_mount *o)
 	o->fsname = o->keystore = NULL;
 }
 
-/* mount(8) runs us through its helper, which adds "dev,suid" unasked, and a shell that replaces itself: so it is our parent. */
-static bool parent_is_mount(void)
+/* The name of a process and its parent's pid; -1 when they cannot be read. */
+static pid_t process_name(pid_t pid, char name[32])
 {
-	char path[64], comm[32] = "";
+	char path[64], line[512];
+	pid_t parent = -1;
+	const char *end;
 	FILE *f;
 
-	snprintf(path, sizeof path, "/proc/%d/comm", (int)getppid());
+	name[0] = '\0';
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
 	f = fopen(path, "re");
 	if (!f)
-		return false;
-	if (!fgets(comm, sizeof comm, f))
-		comm[0] = '\0';
+		return -1;
+	if (fgets(line, sizeof line, f) && sscanf(line, "%*d (%31[^)]", name) == 1) {
+		end = strrchr(line, ')');
+		if (!end || sscanf(end + 1, " %*c %d", &parent) != 1)
+			parent = -1;
+	}
 	fclose(f);
-	return !strcmp(comm, "mount\n");
+	return parent;
+}
+
+/* mount(8) runs us through its helper, which adds "dev,suid" unasked, and a shell, which may replace itself or not. */
+static bool parent_is_mount(void)
+{
+	pid_t above = getppid();
+	char name[32];
+
+	above = process_name(above, name);
+	if (above > 0 && (!strcmp(name, "sh") || !strcmp(name, "dash") || !strcmp(name, "bash")))
+		process_name(above, name);
+	return !strcmp(name, "mount");
 }
 
 static int join(char **text, const char *more)

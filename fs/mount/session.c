@@ -454,6 +454,11 @@ int session_later(struct mount *m, session_later_fn fn, struct fuse_req *req, ui
 	return r;
 }
 
+void session_forget_attr(struct mount *m, uint64_t ino)
+{
+	fuse_lowlevel_notify_inval_inode(m->session->fuse, ino, -1, 0);
+}
+
 void session_flush(struct mount *m, uint64_t ino)
 {
 	fuse_lowlevel_notify_inval_inode(m->session->fuse, ino, 0, 0);

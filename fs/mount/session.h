@@ -33,6 +33,9 @@ void session_init(void *userdata, struct fuse_conn_info *conn);
 char *session_buffer(size_t *size);
 bool session_kill(void);
 
+/* session_forget_attr(m, ino): the kernel asks again for the attributes of an inode. */
+void session_forget_attr(struct mount *m, uint64_t ino);
+
 /*
  * session_later(m, fn, req, ino, off, whence, c): runs fn with these in a thread of its own, in order, where it may wait for requests that the workers
  * answer; fn replies. -ENOMEM: fn does not run.

@@ -392,6 +392,15 @@ def attributes(m):
         os.chown(path, 12, 34)
         st = os.stat(path)
         equal((st.st_uid, st.st_gid, st.st_mode & 0o4000), (12, 34, 0), "owner, and set-uid cleared by chown")
+        if run(["sh", "-c", "command -v capsh"], ok=None)[0] == 0:
+            for what in ("echo y >> %s", "truncate -s 1 %s", "echo y > %s"):
+                os.chmod(path, 0o6777)
+                run(["capsh", "--drop=cap_fsetid", "--", "-c", what % path])
+                equal(stat.S_IMODE(os.stat(path).st_mode), 0o777, "mode after a write without CAP_FSETID (%s)" % what)
+            os.chmod(path, 0o6777)
+            with open(path, "a") as f:
+                f.write("root")
+            equal(stat.S_IMODE(os.stat(path).st_mode), 0o6777, "mode after a write with CAP_FSETID")
         os.mkdir(m + "/sgid")
         os.chown(m + "/sgid", 0, 77)
         os.chmod(m + "/sgid", 0o2775)
