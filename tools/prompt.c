@@ -37,6 +37,19 @@ read_line(int fd, char *out, size_t cap)
 	return (ssize_t) len;
 }
 
+/* The question without its ": ". */
+static int
+subject(const char *text)
+{
+	return (int) strcspn(text, ":");
+}
+
+static int
+no_terminal(const char *text, struct base_error *err)
+{
+	return base_error_set(err, -EACCES, BASE_EXIT_PIN, "%.*s: there is no terminal to ask on", subject(text), text);
+}
+
 static int
 ask(int fd, const char *prefix, const char *text, char *pin, size_t cap, struct base_error *err)
 {
@@ -45,7 +58,7 @@ ask(int fd, const char *prefix, const char *text, char *pin, size_t cap, struct 
 	ssize_t len;
 
 	if (tcgetattr(fd, &before) < 0)
-		return base_error_set(err, -EACCES, BASE_EXIT_PIN, "%s is needed, and there is no terminal to ask on", text);
+		return no_terminal(text, err);
 	silent = before;
 	silent.c_lflag &= ~(tcflag_t) (ECHO | ISIG);
 	silent.c_lflag |= ICANON | ECHONL;
@@ -59,36 +72,64 @@ ask(int fd, const char *prefix, const char *text, char *pin, size_t cap, struct 
 	sigprocmask(SIG_BLOCK, &block, &old);
 	base_secret_wipe(pin, cap);
 	tcsetattr(fd, TCSAFLUSH, &silent);
-	dprintf(fd, "%s%s: ", prefix, text);
+	dprintf(fd, "%s%s", prefix, text);
 	len = read_line(fd, pin, cap);
 	tcsetattr(fd, TCSAFLUSH, &before);
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	if (len <= 0) {
 		base_secret_wipe(pin, cap);
-		return base_error_set(err, -EACCES, BASE_EXIT_PIN, "%s: nothing was given, or it is too long", text);
+		return base_error_set(err, -EACCES, BASE_EXIT_PIN, "%.*s: nothing was given, or it is too long", subject(text), text);
 	}
 	return 0;
+}
+
+static int
+ask_twice(int fd, const char *text, bool again, char *pin, size_t cap, struct base_error *err)
+{
+	BASE_SECRET_AUTO char *second = base_secret_alloc(cap);
+	int rc;
+
+	if (!second)
+		return base_error_set(err, -ENOMEM, BASE_EXIT_FAILED, "no locked memory is left");
+	rc = ask(fd, "", text, pin, cap, err);
+	if (rc < 0 || !again)
+		return rc;
+	rc = ask(fd, "Again. ", text, second, cap, err);
+	if (rc == 0 && !base_secret_equal(pin, second, cap))
+		rc = base_error_set(err, -EINVAL, BASE_EXIT_PIN, "%.*s: the two answers differ", subject(text), text);
+	if (rc < 0)
+		base_secret_wipe(pin, cap);
+	return rc;
 }
 
 int
 prompt_tty(void *ctx, const char *text, bool again, char *pin, size_t cap, struct base_error *err)
 {
-	BASE_SECRET_AUTO char *second = base_secret_alloc(cap);
-	int fd = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
-	int rc;
+	struct prompt_memory *memory = ctx;
+	int fd, rc;
 
-	if (fd < 0)
-		return base_error_set(err, -EACCES, BASE_EXIT_PIN, "%s is needed, and there is no terminal to ask on", text);
-	rc = second ? ask(fd, "", text, pin, cap, err) : base_error_set(err, -ENOMEM, BASE_EXIT_FAILED, "no locked memory is left");
-	if (rc == 0 && again) {
-		rc = ask(fd, "Again, ", text, second, cap, err);
-		if (rc == 0 && !base_secret_equal(pin, second, cap))
-			rc = base_error_set(err, -EINVAL, BASE_EXIT_PIN, "%s: the two answers differ", text);
-		if (rc < 0)
-			base_secret_wipe(pin, cap);
+	if (memory && memory->pin && strlen(memory->pin) < cap) {
+		strcpy(pin, memory->pin);
+		return 0;
 	}
+	fd = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (fd < 0)
+		return no_terminal(text, err);
+	rc = ask_twice(fd, text, again, pin, cap, err);
 	close(fd);
+	if (rc == 0 && memory && !memory->pin) {
+		memory->pin = base_secret_alloc(strlen(pin) + 1);
+		if (memory->pin)
+			strcpy(memory->pin, pin);
+	}
 	return rc;
+}
+
+void
+prompt_memory_done(struct prompt_memory *memory)
+{
+	base_secret_free(memory->pin);
+	memory->pin = NULL;
 }
 
 int

@@ -9,10 +9,17 @@
 
 #include "base/error.h"
 
+/* An answer that one run of a program needs twice. pin is secret memory, or NULL before the first answer. */
+struct prompt_memory {
+	char *pin;
+};
+void prompt_memory_done(struct prompt_memory *memory); /* wipes */
+
 /*
- * prompt_tty(ctx, text, again, pin, cap, err): a kms_prompt_fn. Asks "text: " on /dev/tty without echo, up to cap - 1 bytes;
- * again: asks twice, and refuses (-EINVAL) when the answers differ. -EACCES, exit 3: no terminal, or nothing was typed.
- * ctx is not used. Blocks. Not thread-safe (one terminal).
+ * prompt_tty(ctx, text, again, pin, cap, err): a kms_prompt_fn. Writes text to /dev/tty and reads up to cap - 1 bytes without
+ * echo; again: asks twice, and refuses (-EINVAL, exit 3) when the answers differ. -EACCES, exit 3: no terminal, or nothing
+ * was typed. ctx: NULL, or a struct prompt_memory, which keeps the first answer and gives it to later calls. Blocks. Not
+ * thread-safe (one terminal).
  */
 int prompt_tty(void *ctx, const char *text, bool again, char *pin, size_t cap, struct base_error *err);
 

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "prompt.h"
+
 enum { INIT_KEY, INIT_PIN_SOURCE, INIT_MODULE, INIT_TOKEN };
 
 /* Looked at before a keystore is made for nothing; the vault library looks again. */
@@ -96,35 +98,65 @@ warn_pin(const struct ctl *ctl)
 			ctl->dir);
 }
 
+/* A relative path of a PIN file is one of this directory, not of the service's. */
+static int
+pin_source_absolute(struct ctl *ctl, char ret[PATH_MAX + 8], struct base_error *err)
+{
+	const char *source = ctl->options[INIT_PIN_SOURCE];
+
+	if (!source || strncmp(source, "file:", 5) || source[5] == '/')
+		return 0;
+	strcpy(ret, "file:");
+	ctl->options[INIT_PIN_SOURCE] = ret;
+	return ctl_absolute(source + 5, ret + 5, err);
+}
+
+static int
+init_at(struct ctl *ctl, const char *vault, const char *key, bool fresh, struct base_error *err)
+{
+	struct made made = { .ctl = ctl, .vault = vault, .key = key, .keystore = fresh };
+	int rc = vault_place_check(vault, err);
+
+	if (rc == 0 && fresh)
+		rc = keystore_make(ctl, err);
+	if (rc < 0)
+		return rc;
+	if (fresh)
+		rc = key_make(ctl, key, err);
+	if (rc == 0)
+		rc = ctl_call(ctl, "POST", "/v1/vaults", json_pack("{s:s, s:s}", "path", vault, "key", key), made_line, &made, err);
+	if (fresh && rc < 0)
+		ctl_say("the keystore %s was made and stays; the vault was not made", ctl->dir);
+	if (fresh)
+		warn_pin(ctl);
+	return rc;
+}
+
 int
 ctl_init(struct ctl *ctl, struct base_error *err)
 {
 	const char *key = ctl->options[INIT_KEY] ? ctl->options[INIT_KEY] : "default";
-	char vault[PATH_MAX];
-	struct made made = { .ctl = ctl, .vault = vault, .key = key };
+	struct prompt_memory memory = { NULL };
+	char vault[PATH_MAX], source[PATH_MAX + 8];
 	int rc = ctl_absolute(ctl->args[0], vault, err);
+	bool fresh;
 
 	if (rc == 0)
 		rc = ctl_keystore(ctl, NULL, err);
+	if (rc == 0)
+		rc = pin_source_absolute(ctl, source, err);
 	if (rc < 0)
 		return rc;
-	made.keystore = !kms_keystore_exists(ctl->dir);
-	if (!made.keystore && (ctl->options[INIT_MODULE] || ctl->options[INIT_TOKEN] || ctl->options[INIT_PIN_SOURCE]))
+	fresh = !kms_keystore_exists(ctl->dir);
+	if (!fresh && (ctl->options[INIT_MODULE] || ctl->options[INIT_TOKEN] || ctl->options[INIT_PIN_SOURCE]))
 		return base_error_set(err, -EEXIST, BASE_EXIT_USAGE,
 				      "the keystore %s exists already; --module, --token and --pin-source are for a new one", ctl->dir);
-	rc = vault_place_check(vault, err);
-	if (rc == 0 && made.keystore)
-		rc = keystore_make(ctl, err);
-	if (rc < 0)
-		return rc;
-	if (made.keystore)
-		rc = key_make(ctl, key, err);
-	if (rc == 0)
-		rc = ctl_call(ctl, "POST", "/v1/vaults", json_pack("{s:s, s:s}", "path", vault, "key", key), made_line, &made, err);
-	if (made.keystore && rc < 0)
-		ctl_say("the keystore %s was made and stays; the vault was not made", ctl->dir);
-	if (made.keystore)
-		warn_pin(ctl);
+	/* Making the keystore and opening it for the vault are one question to the person. */
+	ctl->prompt.ctx = &memory;
+	rc = init_at(ctl, vault, key, fresh, err);
+	ctl_done(ctl);
+	ctl->prompt.ctx = NULL;
+	prompt_memory_done(&memory);
 	return rc;
 }
 

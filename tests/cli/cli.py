@@ -72,10 +72,11 @@ class Place:
 
     def serve(self):
         self.service = subprocess.Popen([KEEPFS, "--serve", "-f"], stdin=subprocess.DEVNULL, env=self.env(),
-                                        stderr=subprocess.PIPE, start_new_session=True)
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         end = time.time() + 20
         while not os.path.exists(self.keystore + "/control.sock"):
-            check(self.service.poll() is None, "keepfs --serve ended: %s" % self.service.stderr.read().decode())
+            if self.service.poll() is not None:
+                raise Failure("keepfs --serve ended: %s" % self.service.stderr.read().decode())
             check(time.time() < end, "no control socket after 20 s")
             time.sleep(0.05)
         os.chmod(self.top, 0o755)
@@ -107,11 +108,16 @@ def on_terminal(place, answers, *args, expect):
         os.execve(KEEPCTL, [KEEPCTL, *args], place.env())
     seen, left = b"", list(answers)
     while True:
-        ready, _, _ = select.select([fd], [], [], 30)
+        ready, _, _ = select.select([fd], [], [], 20)
+        if not ready:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(fd)
+            raise Failure("on a terminal: keepctl %s waits: %r, unanswered: %s" % (" ".join(args), seen, left))
         try:
-            data = os.read(fd, 4096) if ready else b""
-        except OSError:
-            data = b""
+            data = os.read(fd, 4096)
+        except OSError:  # the last one who had the terminal is gone
+            break
         if not data:
             break
         seen += data
@@ -175,7 +181,7 @@ def verbs(place):
     check([line["seq"] for line in trail] == sorted(line["seq"] for line in trail), "audit list is not in order")
     ours = [line for line in place.lines("audit", "list", "--key", "project")]
     check(ours and all(line["key"] == "project" for line in ours), "audit list --key: %s" % ours[:2])
-    check(place.lines("audit", "list", "--since", "2999-01-01") == [], "audit list --since the future")
+    check(place.lines("audit", "list", "--since", "2200-01-01") == [], "audit list --since the future")
     check(place.lines("audit", "list", "--until", "2000-01-01") == [], "audit list --until the past")
     check(place.lines("audit", "list", "--since", "1h"), "audit list --since 1h")
     verdict = place.one("audit", "verify")
@@ -273,11 +279,11 @@ def init_refusals():
         place.refused(USAGE, "--token", "init", place.top + "/v", "--module", "/nonexistent.so")
         with open(place.top + "/pin", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write("1234")
-        place.refused(UNREACHABLE, "/nonexistent.so", "init", place.top + "/v", "--module", "/nonexistent.so", "--token", "t",
+        place.refused(NOT_FOUND, "/nonexistent.so", "init", place.top + "/v", "--module", "/nonexistent.so", "--token", "t",
                       "--pin-source", "file:" + place.top + "/pin")
         check(not os.path.exists(place.keystore + "/keystore.conf"), "a failed init left a keystore")
         long = place.top + "/" + "d" * 90
-        place.refused(FAILED, "long", "init", place.top + "/v", "--keystore", long)
+        place.refused(USAGE, "long", "init", place.top + "/v", "--keystore", long)
         warned = place.raw("init", place.top + "/v").stderr
         check("stolen disk" in warned, "init does not warn about the default PIN: %s" % warned)
         place.refused(USAGE, "exists", "init", place.top + "/w", "--pin-source", "prompt")
@@ -301,7 +307,7 @@ def configuration():
         conf = place.keystore + "/keystore.conf"
         place.ctl("config", "check")
         with open(conf) as file:
-            good = file.read()
+            good = re.sub(r"^pool-size.*\n", "", file.read(), flags=re.M)
         count = good.count("\n")
         for text, line, says in ((good + "[kms]\nnosuch = 1\n", count + 2, "nosuch"),
                                  (good + "[nosuch]\n", count + 1, "nosuch"),
@@ -472,7 +478,7 @@ def service_strangers(place):
     for args in (["key", "create", "theirs"], ["key", "rotate", "default"], ["key", "destroy-version", "default", "1", "--yes"],
                  ["audit", "verify"], ["seal"], ["rewrap"], ["init", place.top + "/theirs"]):
         place.raw(*args, expect=DENIED, uid=65534)
-    check(place.lines("key", "list", uid=65534) == [], "a stranger sees keys")
+    check(place.raw("key", "list", expect=DENIED, uid=65534).stdout == "", "a stranger sees keys")
     denied = place.lines("audit", "list", "--outcome", "denied")
     check(denied and all(line["uid"] == 65534 and line["outcome"] == "denied" for line in denied), "denials: %s" % denied[:3])
     check(not os.path.exists(place.top + "/theirs"), "a stranger made a vault")
