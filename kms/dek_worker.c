@@ -18,10 +18,11 @@
 
 struct kms_worker {
 	struct kms_core *core;
-	pthread_mutex_t lock; /* guards started, failed, refill, expire, sync_at, thread */
+	pthread_mutex_t lock; /* guards started, failed, refill, expire, expire_timed, sync_at, thread */
 	pthread_cond_t woken;
 	bool started, failed;
 	bool refill, expire;
+	bool expire_timed; /* the thread knows when the cache is due next */
 	uint64_t sync_at; /* monotonic; 0: nothing to sync */
 	atomic_bool stop;
 	pthread_t thread;
@@ -89,19 +90,27 @@ work(void *ctx)
 {
 	struct kms_worker *worker = ctx;
 	struct kms_dek *dek = worker->core->dek;
-	bool due = false; /* a refill that the HSM did not let through */
+	uint64_t expire_at = 0; /* monotonic; the cache is walked then, not at every wake-up; 0: when told to */
+	bool due = false;       /* a refill that the HSM did not let through */
 
 	pthread_mutex_lock(&worker->lock);
 	while (!atomic_load(&worker->stop)) {
-		bool refill = worker->refill || due;
-		uint64_t wait;
+		bool refill = worker->refill || due, expire = worker->expire || (expire_at && expire_at <= base_clock_mono_ns());
+		uint64_t wait = 0, now;
 
 		worker->refill = worker->expire = false;
 		pthread_mutex_unlock(&worker->lock);
 		if (refill)
 			due = !kms_pools_refill(dek->pools, &worker->stop);
-		wait = kms_cache_expire(dek->cache);
+		if (expire)
+			wait = kms_cache_expire(dek->cache);
+		now = base_clock_mono_ns();
+		if (expire)
+			expire_at = wait ? now + wait : 0;
+		else if (expire_at)
+			wait = expire_at > now ? expire_at - now : 1;
 		pthread_mutex_lock(&worker->lock);
+		worker->expire_timed = expire_at != 0;
 		wait = least(wait, sync_step(worker));
 		if (due)
 			wait = least(wait, RETRY_NS);
@@ -142,6 +151,8 @@ kms_worker_wake(struct kms_worker *worker, enum kms_work what)
 	}
 	if (what == KMS_WORK_REFILL && !worker->refill)
 		signal = worker->refill = true;
+	if (what == KMS_WORK_EXPIRE && !worker->expire && !worker->expire_timed)
+		signal = worker->expire = true;
 	if (what == KMS_WORK_SYNC && !worker->sync_at) {
 		worker->sync_at = base_clock_mono_ns() + KMS_WORK_SYNC_NS;
 		signal = true;
