@@ -8,7 +8,7 @@
  *   loops append FILE COUNT            appends of 80 bytes, then close
  *   loops create DIR COUNT SIZE [FROM] new files with SIZE bytes, names from number FROM on
  *   loops readall DIR COUNT [FROM]     read them
- *   loops lookup DIR COUNT RANGE SEED  stat random names of those numbered below RANGE
+ *   loops lookup DIR COUNT RANGE SEED  stat COUNT different names, all over those numbered below RANGE
  *   loops open DIR COUNT               open COUNT files at once, read a byte of each, close all
  */
 #include <errno.h>
@@ -157,9 +157,8 @@ static void lookup(const char *dir, uint64_t count, uint64_t range, uint64_t see
 {
 	char path[4096];
 	struct stat st;
-	rng_state += seed * 2654435761u;
 	for (uint64_t i = 0; i < count; i++) {
-		numbered(path, dir, rng() % range);
+		numbered(path, dir, (seed + i * 7919) % range); /* a prime: no name twice while COUNT <= RANGE */
 		if (stat(path, &st) < 0)
 			fail(path);
 	}

@@ -90,11 +90,12 @@ static uint64_t cap_of(int file)
 
 static int read_all(const char *path, struct image *image)
 {
+	uint64_t at = 0;
+	memset(image->bytes, 0, LARGE_CAP);
+	image->size = 0;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	uint64_t at = 0;
-	memset(image->bytes, 0, LARGE_CAP);
 	for (;;) {
 		ssize_t n = pread(fd, image->bytes + at, LARGE_CAP - at, (off_t)at);
 		if (n < 0) {
@@ -274,6 +275,35 @@ static bool block_matches(const struct image *want, const struct image *found, u
 	return memcmp(want->bytes + at, found->bytes + at, len) == 0;
 }
 
+/* Where a bad block's content comes from: for the report. */
+static void explain(const char *base, const struct image *found, const struct op *ops, size_t count, int64_t block)
+{
+	struct image old;
+	image_new(&old);
+	read_all(base, &old);
+	size_t differing = 0, first = BLOCK;
+	bool matched = false;
+	for (size_t i = 0; i <= count; i++) {
+		bool matches = block_matches(&old, found, (uint64_t)block);
+		if (matches != matched)
+			printf("  the block is%s as after %zu operations\n", matches ? "" : " no longer", i);
+		matched = matches;
+		if (i < count)
+			apply(&old, &ops[i]);
+	}
+	for (uint64_t i = (uint64_t)block * BLOCK; i < ((uint64_t)block + 1) * BLOCK && i < found->size; i++)
+		if (old.bytes[i] != found->bytes[i]) {
+			differing++;
+			first = first == BLOCK ? i % BLOCK : first;
+		}
+	printf("  the block differs from the last state in %zu bytes, first at %zu\n", differing, first);
+	for (size_t i = 0; i < count; i++)
+		if (ops[i].kind == 'T' || ops[i].kind == 'r' ||
+		    (ops[i].kind == 'W' && ops[i].off / BLOCK <= (uint64_t)block && (ops[i].off + ops[i].len - 1) / BLOCK >= (uint64_t)block))
+			printf("  touched by %zu %c %llu +%llu\n", i, ops[i].kind, (unsigned long long)ops[i].off, (unsigned long long)ops[i].len);
+	free(old.bytes);
+}
+
 static bool same(const struct image *a, const struct image *b)
 {
 	return a->size == b->size && memcmp(a->bytes, b->bytes, a->size) == 0;
@@ -373,6 +403,7 @@ static int verify_file(const char *dir, const char *state, const char *id, int f
 		printf("%s: %s; %zu operations, %zu up to the last fsync\n", path, why, count, synced);
 		for (size_t i = end > 12 ? end - 12 : 0; i < count; i++)
 			printf("  %zu %c %llu +%llu\n", i, ops[i].kind, (unsigned long long)ops[i].off, (unsigned long long)ops[i].len);
+		explain(base, &found, ops, end, bad);
 		free(ops);
 		return 1;
 	}

@@ -37,7 +37,7 @@ class Many:
               (when, m["VmRSS"] / 1024, m["VmHWM"] / 1024, m["VmLck"] / 1024), flush=True)
 
     def measure(self, directory, there):
-        """Microseconds per create, per cold lookup (first after a mount) and per unlink, in a directory with `there` numbered files."""
+        """Microseconds per create and per cold lookup (first after a mount) in a directory with `there` numbered files."""
         n = self.args.probe
         creates, lookups = [], []
         for i in range(self.args.rounds):
