@@ -96,6 +96,17 @@ class Place:
         shutil.rmtree(self.top, ignore_errors=True)
 
 
+def terminals():
+    """Whether this machine gives pseudo-terminals; a chroot without /dev/pts does not."""
+    try:
+        for fd in pty.openpty():
+            os.close(fd)
+        return True
+    except OSError:
+        print("SKIP: no pseudo-terminals here, so nothing is asked on one")
+        return False
+
+
 def fields(line, *names):
     missing = [name for name in names if name not in line]
     check(not missing, "fields %s are missing in %s" % (missing, line))
@@ -199,8 +210,10 @@ def destroying(place):
     place.one("key", "create", "old")
     place.one("key", "rotate", "old")
     place.refused(UNCONFIRMED, "--yes", "key", "destroy-version", "old", "1")
-    seen = on_terminal(place, [(b"Type yes", b"no")], "key", "destroy-version", "old", "1", expect=UNCONFIRMED)
-    check(b"older copies" in seen.lower(), "no warning about older copies: %s" % seen)
+    asked = terminals()
+    if asked:
+        seen = on_terminal(place, [(b"Type yes", b"no")], "key", "destroy-version", "old", "1", expect=UNCONFIRMED)
+        check(b"older copies" in seen.lower(), "no warning about older copies: %s" % seen)
     check(len([v for v in place.lines("key", "versions", "old") if v["state"] != "destroyed"]) == 2, "destroyed without a yes")
     place.refused(FAILED, "current", "key", "destroy-version", "old", "2", "--yes")
     place.refused(NOT_FOUND, "version", "key", "destroy-version", "old", "9", "--yes")
@@ -209,7 +222,10 @@ def destroying(place):
     versions = place.lines("key", "versions", own)
     place.one("key", "rotate", own)
     place.refused(FAILED, r"\b1\b", "key", "destroy-version", own, str(versions[-1]["version"]), "--yes")
-    on_terminal(place, [(b"Type yes", b"yes")], "key", "destroy-version", "old", "1", expect=OK)
+    if asked:
+        on_terminal(place, [(b"Type yes", b"yes")], "key", "destroy-version", "old", "1", expect=OK)
+    else:
+        place.ctl("key", "destroy-version", "old", "1", "--yes")
     check([v["state"] for v in place.lines("key", "versions", "old") if v["version"] == 1] in ([], ["destroyed"]),
           "version 1 of old is still there")
     check(place.one("audit", "verify")["ok"], "audit verify after destroy-version")
@@ -343,6 +359,8 @@ def wrong_pin():
 
 
 def prompted_pin():
+    if not terminals():
+        return
     place = Place(init=False)
     try:
         on_terminal(place, [(b": $", b"correct horse 7"), (b"[Aa]gain.*: $", b"something else")],
