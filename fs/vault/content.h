@@ -178,9 +178,10 @@ void vault_tags_cut(struct vault_file *f, uint64_t groups);
 
 /* vault_seal(f, c, flags, first, end): write the next state: horizon, size and acc as in memory. first, end: intent's range. */
 int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uint64_t first, uint64_t end);
-/* vault_seal_dirty(f, c): DIRTY unless it is and nothing changed. vault_seal_clean: CLEAN if it is not, times restored. */
+/* vault_seal_begin(f, c): DIRTY if it is CLEAN. vault_seal_quiet(f, c, flags): a seal that leaves the times alone, for those that come after the
+ * kernel has set them: at fsync and close. */
 int vault_seal_begin(struct vault_file *f, struct vault_cipher *c);
-int vault_seal_clean(struct vault_file *f, struct vault_cipher *c);
+int vault_seal_quiet(struct vault_file *f, struct vault_cipher *c, uint32_t flags);
 
 /* ---- recover.c ---- */
 int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot);

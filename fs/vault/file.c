@@ -417,7 +417,7 @@ static int seal_clean_locked(struct vault_file *f)
 		return f->broken ? -EIO : 0;
 	if (!(c = vault_cipher_get(f)))
 		return -ENOMEM;
-	r = vault_seal_clean(f, c);
+	r = vault_seal_quiet(f, c, 0);
 	vault_cipher_put(c);
 	if (r != 0)
 		base_log(LOG_ERR, "inode %ju could not be sealed: %s; it is recovered at its next open after a restart", (uintmax_t)f->ino, strerror(-r));
@@ -459,7 +459,7 @@ static int sync_begin(struct vault_file *f, bool *need_row)
 
 	if (r == 0 && f->changed) {
 		c = vault_cipher_get(f);
-		r = c ? vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0) : -ENOMEM;
+		r = c ? vault_seal_quiet(f, c, VAULT_STATE_DIRTY) : -ENOMEM;
 		vault_cipher_put(c);
 	}
 	f->durable_seq = f->next_seq - 1;

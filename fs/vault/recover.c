@@ -204,7 +204,7 @@ int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot)
 		return -errno;
 	r = vault_seal(f, c, 0, 0, 0);
 	if (r == 0 && futimens(f->fd, (struct timespec[]){ st.st_atim, st.st_mtim }) != 0)
-		base_log(LOG_DEBUG, "times of inode %ju not restored: %m", (uintmax_t)f->ino);
+		base_log(LOG_DEBUG, "times of inode %ju not restored: %s", (uintmax_t)f->ino, strerror(errno));
 	if (r == 0)
 		report(&rec);
 	return r;

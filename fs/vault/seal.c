@@ -45,23 +45,21 @@ int vault_seal_begin(struct vault_file *f, struct vault_cipher *c)
 	return vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
 }
 
-int vault_seal_clean(struct vault_file *f, struct vault_cipher *c)
+int vault_seal_quiet(struct vault_file *f, struct vault_cipher *c, uint32_t flags)
 {
 	struct stat st;
 	int r;
 
-	if (!(f->state.flags & VAULT_STATE_DIRTY))
-		return 0;
 	vault_header_lock(f->v, f->ino);
 	if (fstat(f->fd, &st) != 0) {
 		r = -errno;
 	} else {
-		r = vault_seal(f, c, 0, 0, 0);
+		r = vault_seal(f, c, flags, 0, 0);
 		if (r == 0 && futimens(f->fd, (struct timespec[]){ st.st_atim, st.st_mtim }) != 0)
-			base_log(LOG_DEBUG, "times of inode %ju not restored: %m", (uintmax_t)f->ino);
+			base_log(LOG_DEBUG, "times of inode %ju not restored: %s", (uintmax_t)f->ino, strerror(errno));
 	}
 	vault_header_unlock(f->v, f->ino);
-	if (r != 0)
+	if (r != 0 && flags == 0)
 		f->broken = true;
 	return r;
 }
