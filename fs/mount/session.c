@@ -5,7 +5,8 @@
  * another worker, or makes one.
  *
  * A leader polls the device for SPIN_NS before it sleeps: that saves two wake-ups per request in a busy stretch. One thread of the process polls
- * at a time, never while another worker of the session is busy, never on one processor, and less and less often when it was in vain.
+ * at a time, never while another worker of the session is busy, never on one processor, less and less often when it was in vain, and not for a
+ * while after it was preempted: then the processors have better work.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,6 +36,8 @@
 #define BULK 32768
 #define SPIN_NS 100000
 #define SPIN_SKIP_MAX 64
+#define PREEMPTED_NS 30000
+#define CALM_NS 20000000
 #define TICK_NS 1000000
 #define IDLE_TICKS 20
 #define READY_SECONDS 30
@@ -47,6 +50,7 @@ struct worker {
 	int blocking, polling; /* two clones of the connection; -1: none */
 	char *in, *out;        /* BUFFER_SIZE each: they hold plaintext, so they are locked where that is allowed */
 	unsigned missed, skip; /* polls in vain in a row, sleeps until the next try */
+	uint64_t calm;         /* no polling before this time */
 };
 
 struct session {
@@ -221,10 +225,13 @@ static void leave(struct session *s)
 static ssize_t poll_request(struct worker *w)
 {
 	struct session *s = w->session;
-	uint64_t end;
+	uint64_t now, before, end;
 	ssize_t n;
 
 	if (w->polling < 0 || atomic_load(&s->busy) > 0)
+		return 0;
+	now = base_clock_mono_ns();
+	if (now < w->calm)
 		return 0;
 	if (w->skip > 0) {
 		w->skip--;
@@ -232,12 +239,18 @@ static ssize_t poll_request(struct worker *w)
 	}
 	if (atomic_flag_test_and_set(&spinner))
 		return 0;
-	end = base_clock_mono_ns() + SPIN_NS;
+	end = now + SPIN_NS;
 	do {
 		n = read(w->polling, w->in, BUFFER_SIZE);
 		if (n >= 0 || errno != EAGAIN)
 			break;
-	} while (base_clock_mono_ns() < end);
+		before = now;
+		now = base_clock_mono_ns();
+		if (now - before > PREEMPTED_NS) { /* somebody else needs this processor */
+			w->calm = now + CALM_NS;
+			break;
+		}
+	} while (now < end);
 	if (n < 0)
 		n = errno == EAGAIN ? 0 : -errno;
 	atomic_flag_clear(&spinner);
