@@ -73,6 +73,7 @@ struct vault_file {
 	uint64_t next_seq;
 	uint64_t durable_seq;     /* slots up to here were, or are being, fsynced */
 	uint64_t last_write_ns;
+	bool cutting;             /* recovery finishes a truncate: the last block may be longer than the size */
 	bool changed;             /* since the last seal */
 	bool unsynced;            /* since the last fsync */
 	bool row_durable;         /* the dirty set's row was made durable */

@@ -89,34 +89,57 @@ static int seal_intent(struct vault_file *f, struct vault_cipher *c, const uint8
 	return r;
 }
 
+/*
+ * The block that the cut goes through, written again with what stays of it. It must be durable before the backing file is cut, if it was
+ * before: the cut takes the end of the longer ciphertext away.
+ */
+static int shrink_edge(struct vault_file *f, struct vault_cipher *c, uint64_t size)
+{
+	struct vault_slot slot;
+	int r = vault_tags_slots(f, c, size / VAULT_PAGE, 1, &slot);
+
+	if (r == 0 && META_LEN(slot.meta) > size % VAULT_PAGE) {
+		r = vault_block_shorten(f, c, size / VAULT_PAGE, size % VAULT_PAGE);
+		if (r == 0 && META_SEQ(slot.meta) <= f->durable_seq && fdatasync(f->fd) != 0)
+			r = -errno;
+	}
+	return r;
+}
+
+/* What goes, in memory and on disk. f->size is still the old one: groups that left the cache are checked against what they hold. */
+static int shrink_tags(struct vault_file *f, struct vault_cipher *c, uint64_t keep, uint64_t groups, uint64_t backing)
+{
+	int r;
+
+	if (keep == 0)
+		return clear_all(f);
+	r = range_clear(f, c, keep, TO_THE_END, groups, backing);
+	vault_tags_cut(f, tags_group(keep) + (keep > tags_first(tags_group(keep))));
+	return r;
+}
+
+/* With the intent sealed, a crash ends with the new size; until then, and when nothing could be destroyed, with the old one. */
 static int shrink(struct vault_file *f, struct vault_cipher *c, uint64_t size)
 {
 	uint64_t keep = vault_blocks(size), groups = tags_groups(vault_blocks(f->size)), old = f->size, backing = vault_backing_size(size);
 	uint8_t sum[16] = { 0 };
 	int r = 0;
 
-	if (size % VAULT_PAGE)
-		r = vault_block_shorten(f, c, size / VAULT_PAGE, size % VAULT_PAGE);
-	if (r == 0 && size == 0)
+	if (size == 0)
 		memcpy(sum, f->acc, sizeof(sum));
-	else if (r == 0)
+	else
 		r = range_sum(f, c, keep, TO_THE_END, groups, sum);
 	if (r != 0)
 		return r;
 	f->size = size;
 	r = seal_intent(f, c, sum, keep, TO_THE_END);
-	if (r != 0) {
-		f->size = old;
+	f->size = old;
+	if (r == 0 && size % VAULT_PAGE && (r = shrink_edge(f, c, size)) != 0 && vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0) != 0)
+		f->broken = true;
+	if (r != 0)
 		return r;
-	}
-	if (size == 0) {
-		r = clear_all(f);
-	} else {
-		f->size = old; /* groups that left the cache are checked against what they hold still */
-		r = range_clear(f, c, keep, TO_THE_END, groups, backing);
-		f->size = size;
-		vault_tags_cut(f, tags_group(keep) + (keep > tags_first(tags_group(keep))));
-	}
+	r = shrink_tags(f, c, keep, groups, backing);
+	f->size = size;
 	if (r == 0 && ftruncate(f->fd, (off_t)backing) != 0)
 		r = -errno;
 	if (r == 0)

@@ -165,6 +165,22 @@ static int settle_group(struct recovery *rec, uint64_t group, uint8_t acc[16])
 	return r ? r : vault_tags_sum(rec->f, rec->c, group, raw, acc);
 }
 
+/* A truncate was under way: the block that it goes through may still be as long as before. */
+static int finish_cut(struct recovery *rec)
+{
+	struct vault_file *f = rec->f;
+	int r;
+
+	if (!(f->state.flags & VAULT_STATE_INTENT) || f->state.intent_end != UINT64_MAX || f->size % VAULT_PAGE == 0)
+		return 0;
+	f->cutting = true;
+	r = vault_block_shorten(f, rec->c, f->size / VAULT_PAGE, f->size % VAULT_PAGE);
+	f->cutting = false;
+	if (r == 0 && !rec->same_boot && fdatasync(f->fd) != 0)
+		r = -errno;
+	return r == -EIO ? 0 : r; /* a block that no longer authenticates stays as it is */
+}
+
 static void report(const struct recovery *rec)
 {
 	struct kms_caller self = kms_caller_self(KMS_VIA_SERVICE);
@@ -200,6 +216,8 @@ int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot)
 	memcpy(f->acc, acc, sizeof(acc));
 	f->next_seq = rec.top_seq + 1 > f->state.next_seq ? rec.top_seq + 1 : f->state.next_seq;
 	vault_tags_restart(f, tags_groups(vault_blocks(f->size)));
+	if ((r = finish_cut(&rec)) != 0)
+		return r;
 	if (ftruncate(f->fd, (off_t)vault_backing_size(f->size)) != 0)
 		return -errno;
 	r = vault_seal(f, c, 0, 0, 0);

@@ -150,7 +150,7 @@ static bool entry_ok(const struct vault_file *f, uint64_t block, const uint8_t *
 	}
 	if (live < 0)
 		return true;
-	return META_SEQ(meta[0]) != META_SEQ(meta[1]) && at < f->size && META_LEN(meta[live]) <= f->size - at;
+	return META_SEQ(meta[0]) != META_SEQ(meta[1]) && at < f->size && (f->cutting || META_LEN(meta[live]) <= f->size - at);
 }
 
 static struct vault_tags_parts *parts_get(struct vault_file *f, uint64_t group, bool make)
