@@ -414,6 +414,33 @@ int inode_alias_get(struct inode_table *t, struct inode *inode, struct inode **p
 	return r;
 }
 
+bool inode_bare(struct inode_table *t, const struct inode *inode, uint64_t *look)
+{
+	bool bare;
+
+	pthread_mutex_lock(&t->lock);
+	bare = inode->bare;
+	*look = t->xattr_changes;
+	pthread_mutex_unlock(&t->lock);
+	return bare;
+}
+
+void inode_bare_set(struct inode_table *t, struct inode *inode, uint64_t look)
+{
+	pthread_mutex_lock(&t->lock);
+	if (look == t->xattr_changes)
+		inode->bare = true;
+	pthread_mutex_unlock(&t->lock);
+}
+
+void inode_bare_end(struct inode_table *t, struct inode *inode)
+{
+	pthread_mutex_lock(&t->lock);
+	inode->bare = false;
+	t->xattr_changes++;
+	pthread_mutex_unlock(&t->lock);
+}
+
 void inode_path(struct inode_table *t, struct inode *inode, const char *name, char *ret, size_t cap)
 {
 	size_t at = cap - 1, len;

@@ -46,6 +46,7 @@ struct inode {
 	uint64_t nlookup;
 	uint32_t refs;             /* operations, and aliases of children */
 	uint32_t type;             /* S_IFMT bits; constant */
+	bool bare;                 /* has no xattr of any kind, as of the last look */
 	bool gone;                 /* no longer in by_back: its number may be used again */
 	int pin;                   /* O_PATH fd of an inode whose last known name went; set once, closed when the inode ends */
 	struct inode_alias *aliases;
@@ -62,6 +63,7 @@ struct inode_table {
 	struct inode_dir *dirs;    /* open directory fds, most recently used first */
 	unsigned dir_count, dir_max;
 	unsigned pins, pin_max;
+	uint64_t xattr_changes;    /* counts them, so that a look that crossed one is not believed */
 };
 
 /* inode_table_init(t, root_fd, root): root_fd is borrowed (the vault's own). inode_table_done frees all that is left. */
@@ -98,6 +100,14 @@ bool inode_pin_room(struct inode_table *t);
 
 /* inode_alias_get(t, inode, parent, name): one known name: the parent held, the name copied (VAULT_NAME_MAX + 1). -ESTALE: none. */
 int inode_alias_get(struct inode_table *t, struct inode *inode, struct inode **parent, char *name);
+
+/*
+ * inode_bare(t, inode, look): true when it is known to have no xattrs; *look is for inode_bare_set, which is told that a list of them, read
+ * since, was empty. inode_bare_end: before and after one is set.
+ */
+bool inode_bare(struct inode_table *t, const struct inode *inode, uint64_t *look);
+void inode_bare_set(struct inode_table *t, struct inode *inode, uint64_t look);
+void inode_bare_end(struct inode_table *t, struct inode *inode);
 
 /* inode_path(t, inode, name, ret, cap): "/a/b", with name (may be NULL) appended; cut at the front when it is longer than cap. */
 void inode_path(struct inode_table *t, struct inode *inode, const char *name, char *ret, size_t cap);

@@ -80,7 +80,7 @@ static void access_close(fuse_req_t req, struct access *a)
 		resolve_done(ops_mount(req), &a->dir);
 }
 
-static ssize_t get_passed(struct mount *m, struct inode *inode, const char *name, void *value, size_t size)
+static ssize_t get_passed(struct mount *m, struct inode *inode, const char *name, void *value, size_t size, uint64_t look)
 {
 	char proc[RESOLVE_PROC];
 	int fd = resolve_open(m, inode, O_PATH);
@@ -91,19 +91,25 @@ static ssize_t get_passed(struct mount *m, struct inode *inode, const char *name
 	n = getxattr(resolve_proc(fd, proc), name, value, size);
 	if (n < 0)
 		n = -errno;
+	if (n == -ENODATA && listxattr(proc, NULL, 0) == 0)
+		inode_bare_set(&m->table, inode, look);
 	close(fd);
 	return n;
 }
 
+/* Programs ask each file for several attributes that hardly any has: one look answers all of them. */
 static ssize_t get(fuse_req_t req, struct inode *inode, const char *name, void *value, size_t size)
 {
 	struct access a;
+	uint64_t look;
 	ssize_t n;
 
-	if (passed(name))
-		return get_passed(ops_mount(req), inode, name, value, size);
-	if (!sealed(name))
+	if (!passed(name) && !sealed(name))
 		return -EOPNOTSUPP;
+	if (inode_bare(&ops_mount(req)->table, inode, &look))
+		return -ENODATA;
+	if (passed(name))
+		return get_passed(ops_mount(req), inode, name, value, size, look);
 	n = access_open(req, inode, false, &a);
 	if (n < 0)
 		return n;
@@ -227,6 +233,7 @@ static int change(fuse_req_t req, struct inode *inode, const char *name, const c
 	struct access a;
 	int r;
 
+	inode_bare_end(&ops_mount(req)->table, inode);
 	if (passed(name))
 		return change_passed(ops_mount(req), inode, name, value, size, flags);
 	if (!sealed(name))
@@ -245,6 +252,8 @@ void ops_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *
 	struct inode *inode = inode_get(&m->table, ino);
 	int r = inode ? change(req, inode, name, value, size, flags) : -ESTALE;
 
+	if (inode)
+		inode_bare_end(&m->table, inode);
 	inode_put(&m->table, inode);
 	ops_reply(req, 0, r);
 }
