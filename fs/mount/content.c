@@ -74,9 +74,15 @@ static int open_first(struct mount *m, struct content *c, const struct kms_calle
 	if (fd < 0)
 		return fd;
 	r = vault_file_open(m->vault, caller, path, fd, write, &file);
-	if (r == 0)
-		atomic_store(&c->file, file);
-	return r;
+	if (r < 0)
+		return r;
+	if (vault_file_resized(file)) {
+		inode_retire(&m->table, c->inode);
+		vault_file_free(file);
+		return -ESTALE;
+	}
+	atomic_store(&c->file, file);
+	return 0;
 }
 
 int content_open(struct mount *m, struct inode *inode, const struct kms_caller *caller, bool write, struct content **ret)
@@ -89,7 +95,9 @@ int content_open(struct mount *m, struct inode *inode, const struct kms_caller *
 		return -ENOMEM;
 	inode_path(&m->table, inode, NULL, path, sizeof path);
 	pthread_mutex_lock(&c->lock);
-	if (c->opens == 0)
+	if (inode_stale(&m->table, inode))
+		r = -ESTALE;
+	else if (c->opens == 0)
 		r = open_first(m, c, caller, path, write);
 	else
 		r = vault_file_grant(atomic_load(&c->file), caller, path, write);

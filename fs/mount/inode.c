@@ -376,6 +376,24 @@ void inode_gone(struct inode_table *t, struct inode *inode)
 	unlock(t);
 }
 
+void inode_retire(struct inode_table *t, struct inode *inode)
+{
+	lock(t);
+	leave_back(t, inode);
+	inode->stale = true;
+	unlock(t);
+}
+
+bool inode_stale(struct inode_table *t, const struct inode *inode)
+{
+	bool stale;
+
+	lock(t);
+	stale = inode->stale;
+	unlock(t);
+	return stale;
+}
+
 void inode_pin(struct inode_table *t, struct inode *inode, int fd)
 {
 	lock(t);

@@ -47,6 +47,7 @@ struct inode {
 	uint32_t refs;             /* operations, and aliases of children */
 	uint32_t type;             /* S_IFMT bits; constant */
 	bool bare;                 /* has no xattr of any kind, as of the last look */
+	bool stale;                /* the kernel has another size of it than a recovery found: it must not be opened */
 	bool gone;                 /* no longer in by_back: its number may be used again */
 	int pin;                   /* O_PATH fd of an inode whose last known name went; set once, closed when the inode ends */
 	struct inode_alias *aliases;
@@ -100,6 +101,13 @@ bool inode_pin_room(struct inode_table *t);
 
 /* inode_alias_get(t, inode, parent, name): one known name: the parent held, the name copied (VAULT_NAME_MAX + 1). -ESTALE: none. */
 int inode_alias_get(struct inode_table *t, struct inode *inode, struct inode **parent, char *name);
+
+/*
+ * inode_retire(t, inode): recovery found another size than the kernel was told, which under the writeback cache it never takes back. Opens get
+ * ESTALE, for which the kernel looks the name up again, and the name gets a new inode. inode_stale tells.
+ */
+void inode_retire(struct inode_table *t, struct inode *inode);
+bool inode_stale(struct inode_table *t, const struct inode *inode);
 
 /*
  * inode_bare(t, inode, look): true when it is known to have no xattrs; *look is for inode_bare_set, which is told that a list of them, read

@@ -54,6 +54,7 @@ struct vault_file {
 	struct vault *v;
 	int fd;
 	bool fd_writable;
+	bool resized;    /* by the recovery at its opening */
 	ino_t ino;
 	uint64_t serial; /* names this file in the cipher pool */
 	uint8_t id[BASE_ID_SIZE];

@@ -492,6 +492,11 @@ int vault_file_sync(struct vault_file *f, bool datasync)
 
 /* ---- what others ask ---- */
 
+bool vault_file_resized(const struct vault_file *f)
+{
+	return f->resized;
+}
+
 int vault_file_fd(const struct vault_file *f)
 {
 	return f->fd;

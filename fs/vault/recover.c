@@ -218,7 +218,8 @@ int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot)
 	vault_tags_restart(f, tags_groups(vault_blocks(f->size)));
 	if ((r = finish_cut(&rec)) != 0)
 		return r;
-	if (ftruncate(f->fd, (off_t)vault_backing_size(f->size)) != 0)
+	f->resized = vault_backing_size(f->size) != rec.backing;
+	if (f->resized && ftruncate(f->fd, (off_t)vault_backing_size(f->size)) != 0)
 		return -errno;
 	r = vault_seal(f, c, 0, 0, 0);
 	if (r == 0 && futimens(f->fd, (struct timespec[]){ st.st_atim, st.st_mtim }) != 0)

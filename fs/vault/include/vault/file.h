@@ -53,6 +53,9 @@ int vault_file_sync(struct vault_file *f, bool datasync);
 /* vault_file_idle(f, now_ns): seal CLEAN when two seconds passed since the last write; called by the mount's timer. True when it is clean now. */
 bool vault_file_idle(struct vault_file *f, uint64_t now_ns);
 
+/* vault_file_resized(f): opening it recovered it, and its size is not the one that the backing file's size told before. */
+bool vault_file_resized(const struct vault_file *f);
+
 int vault_file_fd(const struct vault_file *f);
 uint64_t vault_file_size(struct vault_file *f);
 const uint8_t *vault_file_id(const struct vault_file *f);
