@@ -16,6 +16,9 @@ import tempfile
 import time
 import traceback
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from keepfs_testlib import public_copy
+
 KEEPCTL = os.environ["KEEPCTL"]
 KEEPFS = os.environ["KEEPFS"]
 OK, FAILED, USAGE, PIN, NOT_FOUND, UNREACHABLE, INTEGRITY, UNCONFIRMED, DENIED = range(9)
@@ -46,7 +49,7 @@ class Place:
         return env
 
     def raw(self, *args, expect=OK, uid=None, env=None):
-        done = subprocess.run([KEEPCTL, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        done = subprocess.run([public_copy(KEEPCTL) if uid else KEEPCTL, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               env=env or self.env(), timeout=120, start_new_session=True, user=uid, group=uid,
                               extra_groups=[] if uid else None)
         check(done.returncode == expect, "keepctl %s: exit %d, not %d\n%s%s" % (

@@ -155,6 +155,7 @@ def keys_of(v, unwrap):
 
 def as_nobody():
     """PR_SET_DUMPABLE, seen from outside: what belongs to a process that cannot be dumped belongs to root in /proc."""
+    t.KEEPFS, t.KEEPCTL = t.public_copy(t.KEEPFS), t.public_copy(t.KEEPCTL)
     child = os.fork()
     if child == 0:
         code = 1
