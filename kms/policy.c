@@ -33,11 +33,11 @@ static const struct {
 	const char *name, *needs;
 } actions[] = {
 	[KMS_ACTION_SEE] = { "see", "any role" },
-	[KMS_ACTION_UNWRAP] = { "unwrap", "Reader, ReaderPlus, Writer or Manager" },
-	[KMS_ACTION_WRAP] = { "wrap", "Writer or Manager" },
-	[KMS_ACTION_ROTATE] = { "rotate", "Writer or Manager" },
-	[KMS_ACTION_MANAGE] = { "manage", "Manager" },
-	[KMS_ACTION_AUDIT] = { "audit", "Auditor" },
+	[KMS_ACTION_UNWRAP] = { "unwrap", "the role Reader, ReaderPlus, Writer or Manager" },
+	[KMS_ACTION_WRAP] = { "wrap", "the role Writer or Manager" },
+	[KMS_ACTION_ROTATE] = { "rotate", "the role Writer or Manager" },
+	[KMS_ACTION_MANAGE] = { "manage", "the role Manager" },
+	[KMS_ACTION_AUDIT] = { "audit", "the role Auditor" },
 };
 
 struct kms_policy {
@@ -212,6 +212,6 @@ kms_policy_refuse(const struct kms_caller *caller, enum kms_action action, const
 	char name[256];
 
 	kms_user_name(caller->uid, name);
-	return base_error_set(err, -EACCES, BASE_EXIT_DENIED, "%s: refused to user %s (uid %u) by the rule \"%s\"; it needs the role %s, "
+	return base_error_set(err, -EACCES, BASE_EXIT_DENIED, "%s: refused to user %s (uid %u) by the rule \"%s\"; it needs %s, "
 			      "which a Manager gives", what, name, (unsigned) caller->uid, rule, actions[action].needs);
 }

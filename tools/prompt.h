@@ -15,12 +15,8 @@ struct prompt_memory {
 };
 void prompt_memory_done(struct prompt_memory *memory); /* wipes */
 
-/*
- * prompt_tty(ctx, text, again, pin, cap, err): a kms_prompt_fn. Writes text to /dev/tty and reads up to cap - 1 bytes without
- * echo; again: asks twice, and refuses (-EINVAL, exit 3) when the answers differ. -EACCES, exit 3: no terminal, or nothing
- * was typed. ctx: NULL, or a struct prompt_memory, which keeps the first answer and gives it to later calls. Blocks. Not
- * thread-safe (one terminal).
- */
+/* prompt_tty(ctx, text, again, pin, cap, err): a kms_prompt_fn over base_tty_ask. ctx: NULL, or a struct prompt_memory, which keeps the first
+ * answer and gives it to later calls. */
 int prompt_tty(void *ctx, const char *text, bool again, char *pin, size_t cap, struct base_error *err);
 
 /* prompt_confirm(question, err): 0 when the person types "yes"; -ECANCELED, exit 7, for anything else and without a

@@ -10,10 +10,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "ask.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/secret.h"
+#include "base/tty.h"
 #include "daemon.h"
 #include "options.h"
 #include "service.h"
@@ -42,6 +42,11 @@ static int hand_over(const struct start *start, struct base_error *err)
 	r = kms_client_call(start->keystore, "POST", "/v1/mounts", params, nothing, NULL, err);
 	json_decref(params);
 	return r;
+}
+
+static int ask_pin(void *ctx, const char *text, bool again, char *pin, size_t cap, struct base_error *err)
+{
+	return base_tty_ask(text, again, pin, cap, err);
 }
 
 /* Opens the keystore here (0, *core set), or gives the mount to its service (0, *core NULL). */

@@ -136,6 +136,11 @@ static inline uint64_t vault_blocks(uint64_t size)
 {
 	return (size + VAULT_PAGE - 1) / VAULT_PAGE;
 }
+/* The first block after `block` whose data page does not follow on the one before. */
+static inline uint64_t vault_run_end(uint64_t block)
+{
+	return block < TAG_HEAD ? TAG_HEAD : TAG_HEAD + ((block - TAG_HEAD) / TAG_RUN_BLOCKS + 1) * TAG_RUN_BLOCKS;
+}
 /* Groups that a file of this many blocks has; at least 1. */
 static inline uint64_t tags_groups(uint64_t blocks)
 {

@@ -204,8 +204,7 @@ static int punch_blocks(struct vault_file *f, struct vault_cipher *c, uint64_t f
 		return r;
 	r = range_clear(f, c, first, end, groups, backing);
 	for (uint64_t b = first; b < end && r == 0;) {
-		uint64_t run = b < TAG_HEAD ? TAG_HEAD : TAG_HEAD + ((b - TAG_HEAD) / TAG_RUN_BLOCKS + 1) * TAG_RUN_BLOCKS;
-		uint64_t until = run < end ? run : end;
+		uint64_t run = vault_run_end(b), until = run < end ? run : end;
 
 		(void)fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(vault_page_of(b) * VAULT_PAGE),
 				(off_t)((until - b) * VAULT_PAGE));

@@ -58,7 +58,7 @@ static int read_run(struct vault_file *f, struct vault_cipher *c, uint64_t block
 /* Blocks from `block` on, at most max, whose data pages lie side by side. */
 static unsigned run_length(uint64_t block, uint64_t max)
 {
-	uint64_t end = block < TAG_HEAD ? TAG_HEAD : TAG_HEAD + ((block - TAG_HEAD) / TAG_RUN_BLOCKS + 1) * TAG_RUN_BLOCKS;
+	uint64_t end = vault_run_end(block);
 
 	return (unsigned)(end - block < max ? end - block : max);
 }

@@ -303,7 +303,7 @@ int vault_write_locked(struct vault_file *f, struct vault_cipher *c, const uint8
 
 	while (len > 0 && r == 0) {
 		uint64_t block = off / VAULT_PAGE, blocks = vault_blocks(off % VAULT_PAGE + len);
-		uint64_t end = block < TAG_HEAD ? TAG_HEAD : TAG_HEAD + ((block - TAG_HEAD) / TAG_RUN_BLOCKS + 1) * TAG_RUN_BLOCKS;
+		uint64_t end = vault_run_end(block);
 		unsigned skip = off % VAULT_PAGE;
 		size_t part;
 
