@@ -10,6 +10,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -77,12 +78,17 @@ class Place:
         self.service = subprocess.Popen([KEEPFS, "--serve", "-f"], stdin=subprocess.DEVNULL, env=self.env(),
                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         end = time.time() + 20
-        while not os.path.exists(self.keystore + "/control.sock"):
+        while not self.answers():
             if self.service.poll() is not None:
                 raise Failure("keepfs --serve ended: %s" % self.service.stderr.read().decode())
             check(time.time() < end, "no control socket after 20 s")
             time.sleep(0.05)
         os.chmod(self.top, 0o755)
+
+    def answers(self):
+        """A killed service leaves its socket behind: that it is there says nothing."""
+        with socket.socket(socket.AF_UNIX) as s:
+            return s.connect_ex(self.keystore + "/control.sock") == 0
 
     def stop(self):
         if self.service:
