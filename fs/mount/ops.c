@@ -68,7 +68,7 @@ int ops_errno(struct mount *m, uint64_t subject, int err)
 	self = kms_caller_self(KMS_VIA_SERVICE);
 	memcpy(about.vault_id, vault_id(m->vault), BASE_ID_SIZE);
 	memcpy(about.file_id, vault_id(m->vault), BASE_ID_SIZE);
-	base_log(LOG_ERR, "%s: backing inode %llu: a name, record or header does not authenticate; run keepctl fsck", vault_path(m->vault),
+	base_log(LOG_ERR, "%s: backing inode %llu: a name, record or header does not authenticate; restore it from a backup", vault_path(m->vault),
 		 (unsigned long long)subject);
 	kms_audit_write(m->core, &self, "integrity", &about, EIO, "a name, record or header does not authenticate");
 	return -EIO;

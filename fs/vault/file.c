@@ -259,8 +259,8 @@ static int open_dirty(struct vault_file *f, struct vault_cipher *c)
 	bool same_boot;
 
 	if (kms_dirty_crashed(vault_core(f->v), vault_id(f->v), f->id, f->state.session, &same_boot) != 0) {
-		base_log(LOG_ERR, "file %s (inode %ju) is a dirty copy: it was copied while it was being written, or belongs to another session; "
-			 "look at it with keepctl fsck --adopt", base_hex(f->id, BASE_ID_SIZE, id), (uintmax_t)f->ino);
+		base_log(LOG_ERR, "file %s (inode %ju) is a dirty copy: it was copied while it was being written, or a session that this keystore "
+			 "does not know wrote it; copy it again from a vault that is not mounted", base_hex(f->id, BASE_ID_SIZE, id), (uintmax_t)f->ino);
 		return -EBADMSG;
 	}
 	return vault_recover(f, c, same_boot);

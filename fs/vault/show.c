@@ -187,7 +187,7 @@ static int read_header(const char *backing, struct vault_header *header, struct 
 	code = fstat(fd, st) < 0 ? -errno : vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, header);
 	close(fd);
 	if (code == -EBADMSG)
-		return base_error_set(err, code, BASE_EXIT_INTEGRITY, "%s is not an encrypted file, or its header is damaged (%s); see `keepctl fsck`",
+		return base_error_set(err, code, BASE_EXIT_INTEGRITY, "%s is not an encrypted file, or its header is damaged (%s); restore it from a backup",
 				      path, backing);
 	return code < 0 ? not_found(path, code, err) : 0;
 }
@@ -211,7 +211,7 @@ int vault_file_show_handler(struct kms_core *core, void *ctx, struct kms_request
 	if (code == 0)
 		code = kms_authorize(core, &request->caller, KMS_ACTION_SEE, h->wrap.key_id, "file show", err);
 	if (code == 0 && vault_plain_size((uint64_t)st.st_size, &size) < 0)
-		code = base_error_set(err, -EBADMSG, BASE_EXIT_INTEGRITY, "%s was cut short or grown (%s has %lld bytes); see `keepctl fsck`", path,
+		code = base_error_set(err, -EBADMSG, BASE_EXIT_INTEGRITY, "%s was cut short or grown (%s has %lld bytes); restore it from a backup", path,
 				      backing, (long long)st.st_size);
 	if (code == 0) {
 		key_text(core, h->wrap.key_id, key);
@@ -252,7 +252,7 @@ static int dir_target_open(struct kms_core *core, struct kms_request *request, s
 	t->fd = vault_open_path(vault_root_fd(t->at.v), t->at.relative, O_RDONLY | O_DIRECTORY);
 	code = t->fd < 0 ? t->fd : vault_dir_read(t->at.v, t->fd, NULL, &t->dir);
 	if (code == -EBADMSG)
-		base_error_set(err, code, BASE_EXIT_INTEGRITY, "the record of directory %s is missing or damaged; see `keepctl fsck`", path);
+		base_error_set(err, code, BASE_EXIT_INTEGRITY, "the record of directory %s is missing or damaged; restore it from a backup", path);
 	else if (code < 0)
 		not_found(path, code, err);
 	if (code < 0)

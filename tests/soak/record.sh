@@ -7,7 +7,9 @@ name=$1
 shift
 log=$here/$name.log
 {
-	echo "commit  $(git -C "$top" describe --always --dirty --abbrev=12 2>/dev/null)"
+	# The logs themselves do not count as changes.
+	changed=$(git -C "$top" status --porcelain -- . ':!tests/soak/*.log' 2>/dev/null)
+	echo "commit  $(git -C "$top" rev-parse --short=12 HEAD 2>/dev/null)${changed:+-dirty}"
 	echo "date    $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 	echo "machine $(nproc) CPUs, $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)"
 	echo "command $(echo "$*" | sed "s,$(cd "$top" && pwd)/,,g; s,/[^ ]*/\(tests/[^ ]*\),\1,g")"
