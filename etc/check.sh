@@ -25,7 +25,7 @@ failed() {
 }
 
 packages_install $BUILD_PACKAGES $TEST_PACKAGES || failed "the packages that the tests need are not there"
-build_tree || failed "the build failed"
+build_tree -Dunit_tests=enabled || failed "the build failed"
 
 out=build/check.log
 status=build/check.status

@@ -37,13 +37,17 @@ packages_install() {
 	rm -f "$log"
 }
 
-# build_tree: build/, reused when it is there. Fails with the log's end.
+# build_tree [OPTION...]: build/, reused when it is there. Options are meson's; with any, what a first look did not find is looked for again.
+# Fails with the log's end.
 build_tree() {
 	PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH
-	if [ ! -f build/build.ninja ]; then
-		meson setup build >build-setup.log 2>&1 || { tail -n 40 build-setup.log >&2; rm -f build-setup.log; return 1; }
-		rm -f build-setup.log
+	log=$(mktemp)
+	set -- setup build "$@"
+	if [ -f build/build.ninja ]; then
+		[ $# = 2 ] && set -- || set -- "$@" --reconfigure
 	fi
+	[ $# = 0 ] || meson "$@" >"$log" 2>&1 || { tail -n 40 "$log" >&2; rm -f "$log"; return 1; }
+	rm -f "$log"
 	log=build/build.log
 	ninja -C build >"$log" 2>&1 || { grep -A20 -E 'FAILED|error:' "$log" >&2 || tail -n 40 "$log" >&2; return 1; }
 }
