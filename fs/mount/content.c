@@ -190,6 +190,19 @@ bool content_size(struct mount *m, struct inode *inode, uint64_t *ret)
 	return open;
 }
 
+void content_mtime(struct mount *m, struct inode *inode, const struct timespec *mtime)
+{
+	struct content *c = hold(m, inode);
+
+	if (!c)
+		return;
+	pthread_mutex_lock(&c->lock);
+	if (c->opens > 0)
+		vault_file_mtime(atomic_load(&c->file), mtime);
+	pthread_mutex_unlock(&c->lock);
+	detach(m, c);
+}
+
 /* The content after `after` in the list (NULL: the first), with one more user. */
 static struct content *next_content(struct mount *m, struct content *after)
 {

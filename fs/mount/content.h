@@ -35,6 +35,9 @@ struct vault_file *content_file(const struct content *c);
 /* content_written(c): somebody has it open for writing: the kernel may hold data that is not written yet. */
 bool content_written(struct content *c);
 
+/* content_mtime(m, inode, mtime): tells the open file, if there is one, as vault_file_mtime. */
+void content_mtime(struct mount *m, struct inode *inode, const struct timespec *mtime);
+
 /* content_size(m, inode, ret): the size of an open file, false when it is not open. */
 bool content_size(struct mount *m, struct inode *inode, uint64_t *ret);
 

@@ -74,6 +74,8 @@ struct vault_file {
 	uint64_t next_seq;
 	uint64_t durable_seq;     /* slots up to here were, or are being, fsynced */
 	uint64_t last_write_ns;
+	bool has_mtime;           /* mtime is what the kernel set last */
+	struct timespec mtime;
 	bool cutting;             /* recovery finishes a truncate: the last block may be longer than the size */
 	bool changed;             /* since the last seal */
 	bool unsynced;            /* since the last fsync */

@@ -492,6 +492,15 @@ int vault_file_sync(struct vault_file *f, bool datasync)
 
 /* ---- what others ask ---- */
 
+void vault_file_mtime(struct vault_file *f, const struct timespec *mtime)
+{
+	pthread_rwlock_wrlock(&f->lock);
+	f->has_mtime = mtime != NULL;
+	if (mtime)
+		f->mtime = *mtime;
+	pthread_rwlock_unlock(&f->lock);
+}
+
 bool vault_file_resized(const struct vault_file *f)
 {
 	return f->resized;

@@ -55,7 +55,7 @@ int vault_seal_quiet(struct vault_file *f, struct vault_cipher *c, uint32_t flag
 		r = -errno;
 	} else {
 		r = vault_seal(f, c, flags, 0, 0);
-		if (r == 0 && futimens(f->fd, (struct timespec[]){ st.st_atim, st.st_mtim }) != 0)
+		if (r == 0 && futimens(f->fd, (struct timespec[]){ st.st_atim, f->has_mtime ? f->mtime : st.st_mtim }) != 0)
 			base_log(LOG_DEBUG, "times of inode %ju not restored: %s", (uintmax_t)f->ino, strerror(errno));
 	}
 	vault_header_unlock(f->v, f->ino);

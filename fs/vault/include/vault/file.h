@@ -53,6 +53,10 @@ int vault_file_sync(struct vault_file *f, bool datasync);
 /* vault_file_idle(f, now_ns): seal CLEAN when two seconds passed since the last write; called by the mount's timer. True when it is clean now. */
 bool vault_file_idle(struct vault_file *f, uint64_t now_ns);
 
+/* vault_file_mtime(f, mtime): the kernel, whose writeback cache owns mtime, has set it; cached writes that come after do not change it, so the
+ * next seal puts it back. NULL: the backing file's own counts again. */
+void vault_file_mtime(struct vault_file *f, const struct timespec *mtime);
+
 /* vault_file_resized(f): opening it recovered it, and its size is not the one that the backing file's size told before. */
 bool vault_file_resized(const struct vault_file *f);
 
