@@ -126,12 +126,16 @@ static int give(struct resolve_entry *e, mode_t mode, uid_t uid, gid_t gid)
 	return r;
 }
 
-static int make_special(struct resolve_entry *e, mode_t mode, dev_t rdev, const char *sealed, uid_t uid, gid_t gid)
+static int make_special(struct mount *m, struct resolve_entry *e, mode_t mode, dev_t rdev, const char *sealed, uid_t uid, gid_t gid)
 {
-	int r = vault_name_side_write(e->dir.fd, &e->name);
+	int r;
 
-	if (r < 0)
+	vault_half_begin(m->vault);
+	r = vault_name_side_write(e->dir.fd, &e->name);
+	if (r < 0) {
+		vault_half_end(m->vault);
 		return r;
+	}
 	if (S_ISLNK(mode))
 		r = symlinkat(sealed, e->dir.fd, e->name.entry) < 0 ? -errno : 0;
 	else
@@ -140,6 +144,7 @@ static int make_special(struct resolve_entry *e, mode_t mode, dev_t rdev, const 
 		r = give(e, mode, uid, gid);
 	if (r < 0 && r != -EEXIST)
 		vault_name_side_drop(e->dir.fd, &e->name);
+	vault_half_end(m->vault);
 	return r;
 }
 
@@ -159,7 +164,7 @@ void ops_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	if (r == 0 && S_ISREG(mode))
 		r = make_regular(req, &e, name, mode, uid, gid);
 	else if (r == 0)
-		r = make_special(&e, mode, rdev, NULL, uid, gid);
+		r = make_special(m, &e, mode, rdev, NULL, uid, gid);
 	reply_made(req, &e, name, r);
 }
 
@@ -181,7 +186,7 @@ void ops_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const ch
 	if (r == 0)
 		r = vault_link_seal(m->vault, target, sealed);
 	if (r == 0)
-		r = make_special(&e, mode, 0, sealed, uid, gid);
+		r = make_special(m, &e, mode, 0, sealed, uid, gid);
 	reply_made(req, &e, name, r);
 }
 
@@ -252,10 +257,12 @@ static int unlink_entry(struct mount *m, struct resolve_entry *e, const char *na
 	inode = before_removal(m, e, &st);
 	if (inode)
 		had = inode_alias_drop(&m->table, inode, e->dir.inode, name);
+	vault_half_begin(m->vault);
 	if (unlinkat(e->dir.fd, e->name.entry, 0) < 0)
 		r = -errno;
 	if (r == 0)
 		vault_name_side_drop(e->dir.fd, &e->name);
+	vault_half_end(m->vault);
 	if (inode && r == 0 && st.st_nlink <= 1)
 		inode_gone(&m->table, inode);
 	else if (r < 0 && had)

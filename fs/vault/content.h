@@ -4,6 +4,8 @@
 #ifndef VAULT_CONTENT_H
 #define VAULT_CONTENT_H
 
+#include <uthash.h>
+
 #include "internal.h"
 
 #define TAG_SLOT 36
@@ -50,11 +52,18 @@ struct vault_tags_parts {
 	uint8_t acc[PARTS_CHUNK][16];
 };
 
+/* A backing inode (live.h). */
+struct vault_file_key {
+	dev_t dev;
+	ino_t ino;
+};
+
 struct vault_file {
 	struct vault *v;
 	int fd;
 	bool fd_writable;
 	bool resized;    /* by the recovery at its opening */
+	dev_t dev;
 	ino_t ino;
 	uint64_t serial; /* names this file in the cipher pool */
 	uint8_t id[BASE_ID_SIZE];
@@ -64,6 +73,12 @@ struct vault_file {
 	bool has_lease;
 	char temp[32];      /* `tmp.` name of a file not yet linked, where there is no O_TMPFILE */
 	int temp_dirfd;
+
+	/* In the vault's list of open files; guarded by its mutex (live.c), but for listed, which only the file's owner changes. */
+	UT_hash_handle hh;
+	struct vault_file_key live_key;
+	unsigned holds;
+	bool listed;
 
 	/* Guards everything below. Held for writing from the choice of a sequence number to the end of the data's write, and for seals; for
 	 * reading while content is read. Taken before tags_mutex and vault_header_lock. */
@@ -80,7 +95,8 @@ struct vault_file {
 	bool changed;             /* since the last seal */
 	bool unsynced;            /* since the last fsync */
 	bool row_durable;         /* the dirty set's row was made durable */
-	bool broken;              /* a seal failed: the file stays DIRTY, its row stays */
+	bool adrift;              /* a write of tags or state failed: the disk decides (vault_mend) before anything else is done */
+	bool left;                /* the last writer went and the file could not be sealed CLEAN: kms_dirty_left was called */
 	unsigned writers;
 
 	/* Guards the tag cache and the partial accumulators while `lock` is held for reading; alone, leaf. */
@@ -185,7 +201,8 @@ void vault_tags_cut(struct vault_file *f, uint64_t groups);
 
 /* ---- seal.c; all with `lock` held for writing ---- */
 
-/* vault_seal(f, c, flags, first, end): write the next state: horizon, size and acc as in memory. first, end: intent's range. */
+/* vault_seal(f, c, flags, first, end): write the next state: horizon, size and acc as in memory. first, end: intent's range. A failure leaves
+ * the file adrift. */
 int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uint64_t first, uint64_t end);
 /* vault_seal_begin(f, c): DIRTY if it is CLEAN. vault_seal_quiet(f, c, flags): a seal that leaves the times alone, for those that come after the
  * kernel has set them: at fsync and close. */
@@ -194,6 +211,12 @@ int vault_seal_quiet(struct vault_file *f, struct vault_cipher *c, uint32_t flag
 
 /* ---- recover.c ---- */
 int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot);
+
+/* ---- mend.c ---- */
+/* vault_mend(f, c): with `lock` held for writing: when a write had failed, take state and tags from the disk and recover. Nothing to do else. */
+int vault_mend(struct vault_file *f, struct vault_cipher *c);
+/* vault_read_lock(f, c): `lock` for reading, mended before; not held when this fails. */
+int vault_read_lock(struct vault_file *f, struct vault_cipher *c);
 
 /* ---- write.c, cut.c: internals with `lock` held for writing ---- */
 int vault_write_locked(struct vault_file *f, struct vault_cipher *c, const uint8_t *buf, size_t len, uint64_t off);

@@ -96,7 +96,12 @@ static int store(struct vault *v, int dirfd, struct vault_dir *dir, bool fresh, 
 
 int vault_dir_write(struct vault *v, int dirfd, struct vault_dir *dir, bool sync)
 {
-	return store(v, dirfd, dir, false, (uid_t)-1, (gid_t)-1, sync);
+	int code;
+
+	vault_half_begin(v);
+	code = store(v, dirfd, dir, false, (uid_t)-1, (gid_t)-1, sync);
+	vault_half_end(v);
+	return code;
 }
 
 int vault_dir_record_new(struct vault *v, int dirfd, struct vault_dir *dir, uid_t uid, gid_t gid)

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/secret.h"
 #include "content.h"
+#include "live.h"
 
 #define IDLE_NS 2000000000ULL
 #define KEYS_LABEL "keepfs v1 file keys"
@@ -71,6 +72,7 @@ void vault_file_free(struct vault_file *f)
 		return;
 	while (f->writers > 0)
 		vault_file_release(f, true);
+	vault_live_drop(f);
 	if (f->has_lease)
 		kms_dek_created(vault_core(f->v), f->lease);
 	if (f->temp[0])
@@ -120,6 +122,43 @@ static int open_nameless(int dirfd, char temp[32])
 	return fd;
 }
 
+/* The same, listed as open before a check can see its name. */
+static int new_nameless(struct vault *v, int dirfd, struct vault_file **ret)
+{
+	struct vault_file *f;
+	struct stat st;
+	char temp[32];
+	int fd;
+
+	vault_half_begin(v);
+	fd = open_nameless(dirfd, temp);
+	if (fd < 0) {
+		vault_half_end(v);
+		return fd;
+	}
+	f = file_new(v, fd);
+	if (!f || fstat(fd, &st) != 0) {
+		if (temp[0])
+			unlinkat(dirfd, temp, 0);
+		vault_half_end(v);
+		if (!f)
+			close(fd);
+		vault_file_free(f);
+		return -ENOMEM;
+	}
+	f->fd_writable = true;
+	f->dev = st.st_dev;
+	f->ino = st.st_ino;
+	vault_live_add(f);
+	vault_half_end(v);
+	if (temp[0]) {
+		memcpy(f->temp, temp, sizeof(temp));
+		f->temp_dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
+	}
+	*ret = f;
+	return 0;
+}
+
 static int write_header(struct vault_file *f, const struct kms_new_dek *new)
 {
 	uint8_t page[VAULT_PAGE];
@@ -146,16 +185,11 @@ static int write_header(struct vault_file *f, const struct kms_new_dek *new)
 	return r;
 }
 
-static int own(int fd, mode_t mode, uid_t uid, gid_t gid, ino_t *ret_ino)
+static int own(int fd, mode_t mode, uid_t uid, gid_t gid)
 {
-	struct stat st;
-
 	if ((uid != (uid_t)-1 || gid != (gid_t)-1) && fchown(fd, uid, gid) != 0)
 		return -errno;
-	if (fchmod(fd, mode & 07777) != 0 || fstat(fd, &st) != 0)
-		return -errno;
-	*ret_ino = st.st_ino;
-	return 0;
+	return fchmod(fd, mode & 07777) != 0 ? -errno : 0;
 }
 
 int vault_file_create(struct vault *v, const struct kms_caller *caller, const char *path, int dirfd, const struct vault_dir *dir, mode_t mode,
@@ -165,22 +199,12 @@ int vault_file_create(struct vault *v, const struct kms_caller *caller, const ch
 	struct kms_new_dek new = { .dek = NULL };
 	struct base_error err = { .code = 0 };
 	struct vault_file *f;
-	char temp[32];
-	int r, fd = open_nameless(dirfd, temp);
+	int r = new_nameless(v, dirfd, &f);
 
 	*ret = NULL;
-	if (fd < 0)
-		return fd;
-	if (!(f = file_new(v, fd))) {
-		close(fd);
-		return -ENOMEM;
-	}
-	f->fd_writable = true;
-	if (temp[0]) {
-		memcpy(f->temp, temp, sizeof(temp));
-		f->temp_dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
-	}
-	r = own(fd, mode, uid, gid, &f->ino);
+	if (r != 0)
+		return r;
+	r = own(f->fd, mode, uid, gid);
 	memcpy(subject.vault_id, vault_id(v), BASE_ID_SIZE);
 	if (r == 0)
 		r = kms_dek_create(vault_core(v), caller, &subject, dir->zone, KMS_DEK_WRITE | KMS_DEK_DIRTY, &new, &err);
@@ -227,12 +251,15 @@ static int give_name(struct vault_file *f, int dirfd, const char *entry)
 
 int vault_file_link(struct vault_file *f, int dirfd, const struct vault_name *name)
 {
-	int r = vault_name_side_write(dirfd, name);
+	int r;
 
+	vault_half_begin(f->v);
+	r = vault_name_side_write(dirfd, name);
 	if (r == 0)
 		r = give_name(f, dirfd, name->entry);
 	if (r != 0 && r != -EEXIST)
 		vault_name_side_drop(dirfd, name);
+	vault_half_end(f->v);
 	if (f->has_lease)
 		kms_dek_created(vault_core(f->v), f->lease);
 	f->has_lease = false;
@@ -342,7 +369,9 @@ int vault_file_open(struct vault *v, const struct kms_caller *caller, const char
 		r = f && h ? -errno : -ENOMEM;
 		goto out;
 	}
+	f->dev = st.st_dev;
 	f->ino = st.st_ino;
+	vault_live_add(f);
 	f->fd_writable = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
 	if (write && !f->fd_writable) {
 		r = -EBADF;
@@ -413,14 +442,18 @@ static int seal_clean_locked(struct vault_file *f)
 	struct vault_cipher *c;
 	int r;
 
-	if (f->broken || !(f->state.flags & VAULT_STATE_DIRTY))
-		return f->broken ? -EIO : 0;
+	if (!f->adrift && !(f->state.flags & VAULT_STATE_DIRTY))
+		return 0;
 	if (!(c = vault_cipher_get(f)))
 		return -ENOMEM;
-	r = vault_seal_quiet(f, c, 0);
+	r = vault_mend(f, c);
+	if (r == 0 && (f->state.flags & VAULT_STATE_DIRTY))
+		r = vault_seal_quiet(f, c, 0);
 	vault_cipher_put(c);
-	if (r != 0)
-		base_log(LOG_ERR, "inode %ju could not be sealed: %s; it is recovered at its next open after a restart", (uintmax_t)f->ino, strerror(-r));
+	if (r == 0 && f->left) {
+		f->left = false;
+		kms_dirty_recovered(vault_core(f->v), vault_id(f->v), f->id);
+	}
 	return r;
 }
 
@@ -431,11 +464,15 @@ void vault_file_release(struct vault_file *f, bool write)
 	if (!write)
 		return;
 	pthread_rwlock_wrlock(&f->lock);
-	if (--f->writers == 0)
-		r = seal_clean_locked(f);
+	if (--f->writers == 0 && (r = seal_clean_locked(f)) != 0)
+		f->left = true;
 	pthread_rwlock_unlock(&f->lock);
-	if (r == 0)
+	if (r == 0) {
 		kms_dirty_close(vault_core(f->v), vault_id(f->v), f->id);
+		return;
+	}
+	base_log(LOG_ERR, "inode %ju could not be sealed: %s; it is recovered when it is used next", (uintmax_t)f->ino, strerror(-r));
+	kms_dirty_left(vault_core(f->v), vault_id(f->v), f->id);
 }
 
 bool vault_file_idle(struct vault_file *f, uint64_t now_ns)
@@ -444,9 +481,9 @@ bool vault_file_idle(struct vault_file *f, uint64_t now_ns)
 
 	if (pthread_rwlock_trywrlock(&f->lock) != 0)
 		return false;
-	if ((f->state.flags & VAULT_STATE_DIRTY) && now_ns > f->last_write_ns + IDLE_NS)
+	if ((f->adrift || (f->state.flags & VAULT_STATE_DIRTY)) && now_ns > f->last_write_ns + IDLE_NS)
 		(void)seal_clean_locked(f);
-	clean = !(f->state.flags & VAULT_STATE_DIRTY);
+	clean = !f->adrift && !(f->state.flags & VAULT_STATE_DIRTY);
 	pthread_rwlock_unlock(&f->lock);
 	return clean;
 }
@@ -455,11 +492,13 @@ bool vault_file_idle(struct vault_file *f, uint64_t now_ns)
 static int sync_begin(struct vault_file *f, bool *need_row)
 {
 	struct vault_cipher *c = NULL;
-	int r = f->broken ? -EIO : 0;
+	int r = 0;
 
-	if (r == 0 && f->changed) {
+	if (f->adrift || f->changed) {
 		c = vault_cipher_get(f);
-		r = c ? vault_seal_quiet(f, c, VAULT_STATE_DIRTY) : -ENOMEM;
+		r = c ? vault_mend(f, c) : -ENOMEM;
+		if (r == 0 && f->changed)
+			r = vault_seal_quiet(f, c, VAULT_STATE_DIRTY);
 		vault_cipher_put(c);
 	}
 	f->durable_seq = f->next_seq - 1;

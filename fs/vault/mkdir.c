@@ -156,8 +156,8 @@ static int build(struct vault *v, int parentfd, const struct vault_dir *parent, 
 	return code;
 }
 
-int vault_dir_make(struct vault *v, int parentfd, const struct vault_dir *parent, const struct vault_name *name, mode_t mode, uid_t uid,
-		   gid_t gid, struct vault_dir *ret, int *ret_fd)
+static int make(struct vault *v, int parentfd, const struct vault_dir *parent, const struct vault_name *name, mode_t mode, uid_t uid, gid_t gid,
+		struct vault_dir *ret, int *ret_fd)
 {
 	char temp[32];
 	struct stat st;
@@ -188,6 +188,17 @@ int vault_dir_make(struct vault *v, int parentfd, const struct vault_dir *parent
 	else
 		close(fd);
 	return 0;
+}
+
+int vault_dir_make(struct vault *v, int parentfd, const struct vault_dir *parent, const struct vault_name *name, mode_t mode, uid_t uid,
+		   gid_t gid, struct vault_dir *ret, int *ret_fd)
+{
+	int code;
+
+	vault_half_begin(v);
+	code = make(v, parentfd, parent, name, mode, uid, gid, ret, ret_fd);
+	vault_half_end(v);
+	return code;
 }
 
 /* A directory that its owner may not read can still be removed. ret_mode: what to give back, or (mode_t)-1. */
@@ -242,9 +253,9 @@ int vault_dir_remove(struct vault *v, int parentfd, const struct vault_name *nam
 	mode_t mode;
 	int code, fd = open_for_removal(parentfd, name->entry, &mode);
 
-	(void)v;
 	if (fd < 0)
 		return fd;
+	vault_half_begin(v);
 	record_len = vault_small_read(fd, VAULT_RECORD_NAME, record, sizeof(record));
 	if (record_len > (ssize_t)sizeof(record))
 		record_len = 0;
@@ -260,6 +271,7 @@ int vault_dir_remove(struct vault *v, int parentfd, const struct vault_name *nam
 		else
 			vault_rename_new(parentfd, temp, parentfd, name->entry);
 	}
+	vault_half_end(v);
 	if (code < 0 && mode != (mode_t)-1 && fchmod(fd, mode) < 0)
 		code = -errno;
 	close(fd);

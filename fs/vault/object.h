@@ -26,6 +26,11 @@ struct vault {
 	pthread_mutex_t config;                /* guards the read-modify-write of the config page */
 	pthread_mutex_t stripes[VAULT_STRIPES]; /* vault_header_lock */
 	pthread_rwlock_t names;                /* vault_names_* */
+	pthread_rwlock_t halves;               /* vault_half_* */
+	pthread_mutex_t live;                  /* guards files and claims (live.h); a leaf */
+	pthread_cond_t live_changed;
+	struct vault_file *files;              /* open ones, by inode */
+	struct vault_claim *claims;
 	unsigned refs;                         /* guarded by the list's mutex */
 	struct vault *next;
 };
@@ -33,6 +38,9 @@ struct vault {
 /* vault_alloc(core): no fds, no keys, one reference; NULL without memory. vault_free closes, wipes; not for a listed vault. */
 struct vault *vault_alloc(struct kms_core *core);
 void vault_free(struct vault *v);
+
+/* vault_shared(v): somebody else than the caller has a reference: a mount, as jobs exclude each other. */
+bool vault_shared(struct vault *v);
 
 /*
  * vault_scan_begin(id, ret): the open vault with this id and one more reference (vault_put), or NULL: then a vault_open of it waits, with its

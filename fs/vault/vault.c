@@ -38,7 +38,10 @@ struct vault *vault_alloc(struct kms_core *core)
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&v->names, &attr);
+	pthread_rwlock_init(&v->halves, &attr);
 	pthread_rwlockattr_destroy(&attr);
+	pthread_mutex_init(&v->live, NULL);
+	pthread_cond_init(&v->live_changed, NULL);
 	return v;
 }
 
@@ -61,6 +64,9 @@ void vault_free(struct vault *v)
 	for (i = 0; i < VAULT_STRIPES; i++)
 		pthread_mutex_destroy(&v->stripes[i]);
 	pthread_rwlock_destroy(&v->names);
+	pthread_rwlock_destroy(&v->halves);
+	pthread_mutex_destroy(&v->live);
+	pthread_cond_destroy(&v->live_changed);
 	free(v);
 }
 
@@ -291,6 +297,16 @@ void vault_put(struct vault *v)
 	pthread_mutex_unlock(&list_lock);
 }
 
+bool vault_shared(struct vault *v)
+{
+	bool shared;
+
+	pthread_mutex_lock(&list_lock);
+	shared = v->refs > 1;
+	pthread_mutex_unlock(&list_lock);
+	return shared;
+}
+
 struct kms_core *vault_core(const struct vault *v)
 {
 	return v->core;
@@ -361,4 +377,19 @@ void vault_names_wrlock(struct vault *v)
 void vault_names_unlock(struct vault *v)
 {
 	pthread_rwlock_unlock(&v->names);
+}
+
+void vault_half_begin(struct vault *v)
+{
+	pthread_rwlock_rdlock(&v->halves);
+}
+
+void vault_half_exclude(struct vault *v)
+{
+	pthread_rwlock_wrlock(&v->halves);
+}
+
+void vault_half_end(struct vault *v)
+{
+	pthread_rwlock_unlock(&v->halves);
 }

@@ -41,16 +41,22 @@ int vault_root_fd(const struct vault *v);    /* O_RDONLY | O_DIRECTORY, the vaul
 const char *vault_path(const struct vault *v); /* absolute backing path */
 
 /*
- * Two locks of a vault that the mount shares with rewrap and census:
+ * Three locks of a vault that the mount shares with rewrap, census and fsck:
  * vault_header_lock(v, ino)/unlock: striped mutex over backing inode numbers: guards the read-modify-write of a file's wrap slots and of its
  * times (futimens after a header write). Leaf lock: nothing else is taken under it.
  * vault_names_read/write: rwlock: renames and links across directories hold it for reading, a census scan for writing.
+ * vault_half_begin/end: shared: between the two, something half made or half removed may stand in a directory: tmp. files, an entry or a side
+ * record without the other. Does not nest. vault_half_exclude(v), ended by vault_half_end as well: what looks half made now is a leftover; fsck
+ * takes vault_names_wrlock before it, for renames and links, which do not begin a half of their own.
  */
 void vault_header_lock(struct vault *v, ino_t ino);
 void vault_header_unlock(struct vault *v, ino_t ino);
 void vault_names_rdlock(struct vault *v);
 void vault_names_wrlock(struct vault *v);
 void vault_names_unlock(struct vault *v);
+void vault_half_begin(struct vault *v);
+void vault_half_exclude(struct vault *v);
+void vault_half_end(struct vault *v);
 
 /* vault_set_strict(v, on): Rule D for every block, not only the last (fs/FORMAT.md, Write block). */
 void vault_set_strict(struct vault *v, bool on);
