@@ -238,7 +238,7 @@ audit_list(struct kms_core *core, void *ctx, struct kms_request *request, struct
 {
 	struct reading r = { .core = core, .request = request };
 	char rule[KMS_RULE_MAX];
-	enum kms_allow allow = kms_policy_check(core->policy, request->caller.uid, KMS_ACTION_AUDIT, NULL, rule);
+	enum kms_allow allow = kms_policy_check(core->policy, &request->caller, KMS_ACTION_AUDIT, NULL, rule);
 	int rc;
 
 	if (allow == KMS_ALLOW_NO)

@@ -126,7 +126,7 @@ key_versions(struct kms_core *core, void *ctx, struct kms_request *request, stru
 
 struct list {
 	struct kms_core *core;
-	uid_t uid;
+	const struct kms_caller *caller;
 	json_t *lines;
 	bool any_role;
 };
@@ -137,7 +137,7 @@ list_one(void *ctx, const struct kms_key *key)
 	struct list *l = ctx;
 	char rule[KMS_RULE_MAX];
 
-	if (kms_policy_check(l->core->policy, l->uid, KMS_ACTION_SEE, key->id, rule) != KMS_ALLOW_ALL)
+	if (kms_policy_check(l->core->policy, l->caller, KMS_ACTION_SEE, key->id, rule) != KMS_ALLOW_ALL)
 		return 0;
 	l->any_role = true;
 	return json_array_append_new(l->lines, key_json(key)) < 0 ? -ENOMEM : 0;
@@ -147,7 +147,7 @@ list_one(void *ctx, const struct kms_key *key)
 static int
 key_list(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err)
 {
-	struct list list = { .core = core, .uid = request->caller.uid, .lines = json_array() };
+	struct list list = { .core = core, .caller = &request->caller, .lines = json_array() };
 	json_t *line;
 	size_t i;
 	int rc = list.lines ? kms_keys_each(core->keys, list_one, &list) : -ENOMEM;
@@ -268,6 +268,8 @@ kms_api_builtin(struct kms_core *core)
 {
 	int rc = kms_api_keys_add(core);
 
+	if (rc == 0)
+		rc = kms_api_roles_add(core);
 	if (rc == 0)
 		rc = kms_api_audit_add(core);
 	return rc < 0 ? rc : kms_api_status_add(core);

@@ -58,7 +58,7 @@ static int
 status(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err)
 {
 	char rule[KMS_RULE_MAX], hash[2 * KMS_HASH_SIZE + 1], id[BASE_ID_TEXT];
-	bool all = kms_policy_check(core->policy, request->caller.uid, KMS_ACTION_SEE, NULL, rule) == KMS_ALLOW_ALL;
+	bool all = kms_policy_check(core->policy, &request->caller, KMS_ACTION_SEE, NULL, rule) == KMS_ALLOW_ALL;
 	uint8_t head[KMS_HASH_SIZE];
 	json_int_t vaults = 0;
 	size_t open, crashed;

@@ -464,7 +464,7 @@ kms_authorize(struct kms_core *core, const struct kms_caller *caller, enum kms_a
 {
 	char rule[KMS_RULE_MAX];
 
-	if (kms_policy_check(core->policy, caller->uid, action, key_id, rule) == KMS_ALLOW_ALL)
+	if (kms_policy_check(core->policy, caller, action, key_id, rule) == KMS_ALLOW_ALL)
 		return 0;
 	kms_audit_event(core, &(struct kms_event) { .caller = caller, .action = what, .key_id = key_id, .rule = rule,
 						    .outcome = KMS_OUTCOME_DENIED, .errnum = EACCES });

@@ -170,7 +170,7 @@ static void
 decide_role(struct kms_core *core, const struct kms_caller *caller, enum kms_action action, const uint8_t *key_id, const char *what,
 	    struct decision *d, struct base_error *err)
 {
-	if (kms_policy_check(core->policy, caller->uid, action, key_id, d->rule) != KMS_ALLOW_ALL)
+	if (kms_policy_check(core->policy, caller, action, key_id, d->rule) != KMS_ALLOW_ALL)
 		d->rc = kms_policy_refuse(caller, action, what, d->rule, err);
 }
 

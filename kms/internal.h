@@ -57,6 +57,7 @@ int kms_core_lock(const char *dir, unsigned flags, int *ret_fd, struct base_erro
 /* kms_api_builtin(core): register the handlers of kms/api_*.c. 0 or -errno. */
 int kms_api_builtin(struct kms_core *core);
 int kms_api_keys_add(struct kms_core *core);
+int kms_api_roles_add(struct kms_core *core);
 int kms_api_audit_add(struct kms_core *core);
 int kms_api_status_add(struct kms_core *core);
 

@@ -166,7 +166,7 @@ kms_keys_create(struct kms_core *core, const struct kms_caller *caller, const st
 		rc = kms_authorize(core, caller, KMS_ACTION_ROTATE, NULL, new->action, err);
 		if (rc < 0)
 			return rc;
-		kms_policy_check(core->policy, caller->uid, KMS_ACTION_ROTATE, NULL, rule);
+		kms_policy_check(core->policy, caller, KMS_ACTION_ROTATE, NULL, rule);
 	}
 	pthread_mutex_lock(&core->keys->admin);
 	rc = create_locked(core, caller, new, rule, ret_id, err);
@@ -277,7 +277,7 @@ kms_keys_rotate(struct kms_core *core, const struct kms_caller *caller, const ui
 
 	if (rc < 0)
 		return rc;
-	kms_policy_check(core->policy, caller->uid, KMS_ACTION_ROTATE, id, rule);
+	kms_policy_check(core->policy, caller, KMS_ACTION_ROTATE, id, rule);
 	pthread_mutex_lock(&core->keys->admin);
 	rc = rotate_locked(core, caller, id, rule, ret_version, err);
 	pthread_mutex_unlock(&core->keys->admin);

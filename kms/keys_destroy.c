@@ -303,7 +303,7 @@ kms_keys_destroy_version(struct kms_core *core, const struct kms_caller *caller,
 	rc = kms_authorize(core, caller, KMS_ACTION_MANAGE, id, event.action, err);
 	if (rc < 0)
 		return rc;
-	kms_policy_check(core->policy, caller->uid, KMS_ACTION_MANAGE, id, rule);
+	kms_policy_check(core->policy, caller, KMS_ACTION_MANAGE, id, rule);
 	pthread_mutex_lock(&core->census_lock);
 	rc = mark(core, &d, err);
 	if (rc == 0) {

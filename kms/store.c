@@ -15,7 +15,7 @@
 #include "base/log.h"
 
 /* migrations[n] leads from version n to n + 1. */
-static const char *const migrations[] = { kms_store_schema };
+static const char *const migrations[] = { kms_store_schema, kms_store_schema_2 };
 #define SCHEMA_VERSION ((int) (sizeof(migrations) / sizeof(migrations[0])))
 
 #define CHECKPOINT_PAGES 16000 /* of write-ahead log, 16 MiB: a checkpoint costs its syncs every ten thousand records or so */

@@ -61,14 +61,17 @@ int kms_store_version_files(struct kms_store *s, const uint8_t key_id[BASE_ID_SI
 /* ---- roles ----------------------------------------------------------------------------------------------------------- */
 
 struct kms_role_row {
-	char principal[288]; /* "user:NAME" */
+	char principal[288]; /* "user:NAME", "group:NAME", "everyone" */
 	int64_t uid;         /* -1: not a user */
+	int64_t gid;         /* -1: not a group; neither user nor group: everyone */
 	int role;            /* enum kms_role of policy.h */
 	char scope[64];      /* "service", or a key id's text */
+	uint64_t created_ns; /* of a row that is there */
 };
 
 int kms_store_roles(struct kms_store *s, int (*fn)(void *ctx, const struct kms_role_row *row), void *ctx);
-int kms_store_role_insert(struct kms_store *s, const struct kms_role_row *row);
+int kms_store_role_insert(struct kms_store *s, const struct kms_role_row *row); /* created now */
+int kms_store_role_delete(struct kms_store *s, const struct kms_role_row *row); /* by principal, role and scope */
 
 /* ---- vaults ------------------------------------------------------------------------------------------------------------ */
 

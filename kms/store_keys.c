@@ -219,7 +219,8 @@ kms_store_roles(struct kms_store *s, int (*fn)(void *ctx, const struct kms_role_
 	int rc;
 
 	pthread_mutex_lock(&s->lock);
-	rc = kms_store_stmt(s, KMS_STMT_ROLES, "SELECT principal, uid, role, scope FROM roles ORDER BY created_ns, role", &stmt);
+	rc = kms_store_stmt(s, KMS_STMT_ROLES, "SELECT principal, uid, role, scope, gid, created_ns FROM roles "
+			    "ORDER BY created_ns, role", &stmt);
 	while (rc == 0) {
 		struct kms_role_row row = { 0 };
 		int step = sqlite3_step(stmt);
@@ -230,6 +231,8 @@ kms_store_roles(struct kms_store *s, int (*fn)(void *ctx, const struct kms_role_
 		}
 		row.uid = sqlite3_column_int64(stmt, 1);
 		row.role = sqlite3_column_int(stmt, 2);
+		row.gid = sqlite3_column_int64(stmt, 4);
+		row.created_ns = (uint64_t) sqlite3_column_int64(stmt, 5);
 		if (kms_store_column_text(stmt, 0, row.principal, sizeof(row.principal)) < 0 ||
 		    kms_store_column_text(stmt, 3, row.scope, sizeof(row.scope)) < 0)
 			rc = -EBADMSG;
@@ -249,16 +252,37 @@ kms_store_role_insert(struct kms_store *s, const struct kms_role_row *row)
 	int rc;
 
 	pthread_mutex_lock(&s->lock);
-	rc = kms_store_stmt(s, KMS_STMT_ROLE_INSERT, "INSERT INTO roles(principal, uid, role, scope, created_ns) "
-			    "VALUES(?1, ?2, ?3, ?4, ?5)", &stmt);
+	rc = kms_store_stmt(s, KMS_STMT_ROLE_INSERT, "INSERT INTO roles(principal, uid, role, scope, created_ns, gid) "
+			    "VALUES(?1, ?2, ?3, ?4, ?5, ?6)", &stmt);
 	if (rc == 0) {
 		sqlite3_bind_text(stmt, 1, row->principal, -1, SQLITE_STATIC);
 		sqlite3_bind_int64(stmt, 2, row->uid);
 		sqlite3_bind_int(stmt, 3, row->role);
 		sqlite3_bind_text(stmt, 4, row->scope, -1, SQLITE_STATIC);
 		sqlite3_bind_int64(stmt, 5, (sqlite3_int64) base_clock_real_ns());
+		sqlite3_bind_int64(stmt, 6, row->gid);
 		rc = kms_store_run(s, stmt);
 	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+int
+kms_store_role_delete(struct kms_store *s, const struct kms_role_row *row)
+{
+	sqlite3_stmt *stmt;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	rc = kms_store_stmt(s, KMS_STMT_ROLE_DELETE, "DELETE FROM roles WHERE principal = ?1 AND role = ?2 AND scope = ?3", &stmt);
+	if (rc == 0) {
+		sqlite3_bind_text(stmt, 1, row->principal, -1, SQLITE_STATIC);
+		sqlite3_bind_int(stmt, 2, row->role);
+		sqlite3_bind_text(stmt, 3, row->scope, -1, SQLITE_STATIC);
+		rc = kms_store_run(s, stmt);
+	}
+	if (rc == 0 && sqlite3_changes(s->db) != 1)
+		rc = -ENOENT;
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }

@@ -90,3 +90,6 @@ const char kms_store_schema[] =
 	" count INTEGER NOT NULL,"
 	" hash BLOB NOT NULL,"
 	" mac BLOB NOT NULL) STRICT;";
+
+const char kms_store_schema_2[] =
+	"ALTER TABLE roles ADD COLUMN gid INTEGER NOT NULL DEFAULT -1;"; /* of a group's row, whose uid is -1 */

@@ -13,7 +13,7 @@
 enum kms_stmt {
 	KMS_STMT_BEGIN, KMS_STMT_COMMIT, KMS_STMT_ROLLBACK, KMS_STMT_META_GET, KMS_STMT_META_PUT, KMS_STMT_KEY_INSERT,
 	KMS_STMT_KEY_DELETE, KMS_STMT_VERSIONS_DELETE, KMS_STMT_VERSION_INSERT, KMS_STMT_VERSION_STATE, KMS_STMT_VERSION_FILES,
-	KMS_STMT_KEYS, KMS_STMT_VERSIONS, KMS_STMT_ROLES, KMS_STMT_ROLE_INSERT, KMS_STMT_VAULTS, KMS_STMT_VAULT_GET,
+	KMS_STMT_KEYS, KMS_STMT_VERSIONS, KMS_STMT_ROLES, KMS_STMT_ROLE_INSERT, KMS_STMT_ROLE_DELETE, KMS_STMT_VAULTS, KMS_STMT_VAULT_GET,
 	KMS_STMT_VAULT_INSERT, KMS_STMT_VAULT_GENERATION, KMS_STMT_VAULT_PATH, KMS_STMT_VAULT_DELETE, KMS_STMT_SESSION_START,
 	KMS_STMT_SESSION_SWEEP, KMS_STMT_DIRTY, KMS_STMT_DIRTY_INSERT, KMS_STMT_DIRTY_DELETE, KMS_STMT_DIRTY_OTHERS,
 	KMS_STMT_AUDIT_INSERT, KMS_STMT_HEAD_GET, KMS_STMT_HEAD_PUT, KMS_STMT_AUDIT_LAST, KMS_STMT_AUDIT_SCAN,
@@ -46,7 +46,7 @@ int kms_store_column_bytes(sqlite3_stmt *stmt, int column, void *ret, size_t len
 /* kms_store_column_text(stmt, column, ret, cap): text that fits, else -EBADMSG. NULL gives "". */
 int kms_store_column_text(sqlite3_stmt *stmt, int column, char *ret, size_t cap);
 
-extern const char kms_store_schema[]; /* store_schema.c: version 1 */
+extern const char kms_store_schema[], kms_store_schema_2[]; /* store_schema.c: version 1; from 1 to 2 */
 
 #define KMS_STORE_APPLICATION 0x6b656670 /* "kefp" */
 

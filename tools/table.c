@@ -42,6 +42,12 @@ const struct ctl_verb ctl_verbs[] = {
 	{ "rewrap", NULL, "[VAULT|PATH]", 0, 1, { { "key", "NAME", "only what hangs on this key" } }, ctl_rewrap,
 	  "move data keys to the current key versions; no content is read" },
 
+	{ "role", "assign", "PRINCIPAL ROLE", 2, 2, { { "key", "NAME", "on this key alone; else in the whole service" } }, ctl_role_assign,
+	  "give a role to user:NAME, group:NAME or everyone" },
+	{ "role", "remove", "PRINCIPAL ROLE", 2, 2, { { "key", "NAME", "the role on this key; else the one in the service" } },
+	  ctl_role_remove, "take a role away" },
+	{ "role", "list", "", 0, 0, { { 0 } }, ctl_role_list, "who has which role" },
+
 	{ "audit", "list", "", 0, 0,
 	  { { "user", "NAME", "only this user, by name or number" },
 	    { "key", "NAME", "only this key" },
