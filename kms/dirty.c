@@ -24,6 +24,7 @@ struct file {
 	uint64_t opens;          /* how often it was opened for writing: a batch knows by it */
 	bool row;                /* this session's row may be in the store */
 	bool recovered;          /* rows of crashed sessions may go */
+	bool left;               /* this session's last writer could not seal it: it is to be recovered */
 	struct crashed *crashed;
 	UT_hash_handle hh;
 };
@@ -191,6 +192,20 @@ kms_dirty_close(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], con
 	pthread_mutex_unlock(&core->dirty->lock);
 }
 
+void
+kms_dirty_left(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], const uint8_t file_id[BASE_ID_SIZE])
+{
+	struct file *file;
+
+	pthread_mutex_lock(&core->dirty->lock);
+	file = file_find(core->dirty, vault_id, file_id, false);
+	if (file && file->writers) {
+		file->writers--;
+		file->left = true;
+	}
+	pthread_mutex_unlock(&core->dirty->lock);
+}
+
 /* ---- what a crash left -------------------------------------------------------------------------------------------------- */
 
 int
@@ -202,6 +217,10 @@ kms_dirty_crashed(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], c
 
 	pthread_mutex_lock(&core->dirty->lock);
 	file = file_find(core->dirty, vault_id, file_id, false);
+	if (file && file->left && session_id && !memcmp(session_id, core->session, BASE_ID_SIZE)) {
+		*ret_same_boot = true;
+		rc = 0;
+	}
 	for (struct crashed *c = file ? file->crashed : NULL; c; c = c->next) {
 		if (session_id && memcmp(c->session, session_id, sizeof(c->session)))
 			continue;
@@ -222,10 +241,19 @@ kms_dirty_recovered(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE],
 	file = file_find(core->dirty, vault_id, file_id, false);
 	if (file && file->crashed)
 		file->recovered = true;
+	if (file)
+		file->left = false;
 	pthread_mutex_unlock(&core->dirty->lock);
 }
 
 /* ---- forgetting ----------------------------------------------------------------------------------------------------------- */
+
+/* This session's row is there, and nothing needs it. */
+static bool
+settled(const struct file *file)
+{
+	return file->row && !file->writers && !file->left;
+}
 
 int
 kms_dirty_collect(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], struct kms_dirty_batch **ret)
@@ -238,7 +266,7 @@ kms_dirty_collect(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], s
 	*ret = NULL;
 	pthread_mutex_lock(&dirty->lock);
 	for (struct file *file = dirty->files; file; file = file->hh.next)
-		count += !memcmp(file->name, vault_id, BASE_ID_SIZE) && ((file->row && !file->writers) || file->recovered);
+		count += !memcmp(file->name, vault_id, BASE_ID_SIZE) && (settled(file) || file->recovered);
 	if (count) {
 		batch = malloc(sizeof(*batch) + count * sizeof(batch->members[0]));
 		rc = batch ? 0 : -ENOMEM;
@@ -248,11 +276,11 @@ kms_dirty_collect(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], s
 		for (struct file *file = dirty->files; file; file = file->hh.next) {
 			struct member *m = &batch->members[batch->count];
 
-			if (memcmp(file->name, vault_id, BASE_ID_SIZE) || !((file->row && !file->writers) || file->recovered))
+			if (memcmp(file->name, vault_id, BASE_ID_SIZE) || !(settled(file) || file->recovered))
 				continue;
 			memcpy(m->name, file->name, sizeof(m->name));
 			m->opens = file->opens;
-			m->own = file->row && !file->writers;
+			m->own = settled(file);
 			m->crashed = file->recovered;
 			m->gone = false;
 			batch->count++;
@@ -273,7 +301,7 @@ member_delete(struct kms_core *core, struct member *m)
 
 	pthread_mutex_lock(&dirty->lock);
 	file = file_find(dirty, m->name, m->name + BASE_ID_SIZE, false);
-	m->gone = m->own && file && !file->writers && file->opens == m->opens;
+	m->gone = m->own && file && settled(file) && file->opens == m->opens;
 	pthread_mutex_unlock(&dirty->lock);
 	if (m->gone)
 		rc = kms_store_dirty_delete(core->store, m->name, m->name + BASE_ID_SIZE, core->session_row, false);

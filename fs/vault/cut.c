@@ -134,8 +134,8 @@ static int shrink(struct vault_file *f, struct vault_cipher *c, uint64_t size)
 	f->size = size;
 	r = seal_intent(f, c, sum, keep, TO_THE_END);
 	f->size = old;
-	if (r == 0 && size % VAULT_PAGE && (r = shrink_edge(f, c, size)) != 0 && vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0) != 0)
-		f->broken = true;
+	if (r == 0 && size % VAULT_PAGE && (r = shrink_edge(f, c, size)) != 0)
+		(void)vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
 	if (r != 0)
 		return r;
 	r = shrink_tags(f, c, keep, groups, backing);
@@ -145,7 +145,7 @@ static int shrink(struct vault_file *f, struct vault_cipher *c, uint64_t size)
 	if (r == 0)
 		r = vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
 	if (r != 0)
-		f->broken = true;
+		f->adrift = true;
 	return r;
 }
 
@@ -161,8 +161,8 @@ static int grow(struct vault_file *f, struct vault_cipher *c, uint64_t size)
 	if (r == 0)
 		return 0;
 	f->size = old;
-	if (vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0) != 0 || ftruncate(f->fd, (off_t)vault_backing_size(old)) != 0)
-		f->broken = true;
+	if (!f->adrift && (vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0) != 0 || ftruncate(f->fd, (off_t)vault_backing_size(old)) != 0))
+		f->adrift = true;
 	return r;
 }
 
@@ -178,11 +178,10 @@ int vault_file_truncate(struct vault_file *f, uint64_t size)
 	if (!(c = vault_cipher_get(f)))
 		return -ENOMEM;
 	pthread_rwlock_wrlock(&f->lock);
-	if (f->broken)
-		r = -EIO;
-	else if (size < f->size)
+	r = vault_mend(f, c);
+	if (r == 0 && size < f->size)
 		r = shrink(f, c, size);
-	else if (size > f->size)
+	else if (r == 0 && size > f->size)
 		r = grow(f, c, size);
 	f->last_write_ns = base_clock_mono_ns();
 	pthread_rwlock_unlock(&f->lock);
@@ -213,7 +212,7 @@ static int punch_blocks(struct vault_file *f, struct vault_cipher *c, uint64_t f
 	if (r == 0)
 		r = vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
 	if (r != 0)
-		f->broken = true;
+		f->adrift = true;
 	return r;
 }
 
@@ -255,9 +254,8 @@ int vault_file_punch(struct vault_file *f, uint64_t off, uint64_t len)
 	if (!(c = vault_cipher_get(f)))
 		return -ENOMEM;
 	pthread_rwlock_wrlock(&f->lock);
-	if (f->broken)
-		r = -EIO;
-	else if (off < f->size && len > 0)
+	r = vault_mend(f, c);
+	if (r == 0 && off < f->size && len > 0)
 		r = punch(f, c, off, len < f->size - off ? off + len : f->size);
 	f->last_write_ns = base_clock_mono_ns();
 	pthread_rwlock_unlock(&f->lock);

@@ -100,7 +100,10 @@ ssize_t vault_file_read(struct vault_file *f, void *buf, size_t len, uint64_t of
 
 	if (!c)
 		return -ENOMEM;
-	pthread_rwlock_rdlock(&f->lock);
+	if ((r = vault_read_lock(f, c)) != 0) {
+		vault_cipher_put(c);
+		return r;
+	}
 	if (off >= f->size)
 		len = 0;
 	else if (len > f->size - off)
@@ -146,7 +149,10 @@ int64_t vault_file_seek(struct vault_file *f, uint64_t off, bool data)
 
 	if (!c)
 		return -ENOMEM;
-	pthread_rwlock_rdlock(&f->lock);
+	if ((r = vault_read_lock(f, c)) != 0) {
+		vault_cipher_put(c);
+		return r;
+	}
 	blocks = vault_blocks(f->size);
 	if (off >= f->size)
 		r = -ENXIO;

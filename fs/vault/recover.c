@@ -189,7 +189,7 @@ static void report(const struct recovery *rec)
 
 	memcpy(subject.vault_id, vault_id(rec->f->v), BASE_ID_SIZE);
 	memcpy(subject.file_id, rec->f->id, BASE_ID_SIZE);
-	snprintf(reason, sizeof(reason), "after %s: %ju block writes kept, %ju undone, %ju blocks unreadable", rec->same_boot ? "a crash" : "a power cut",
+	snprintf(reason, sizeof(reason), "after %s: %ju block writes kept, %ju undone, %ju blocks unreadable", rec->f->adrift ? "a failed write" : rec->same_boot ? "a crash" : "a power cut",
 		 (uintmax_t)rec->taken, (uintmax_t)rec->dropped, (uintmax_t)rec->lost);
 	base_log(rec->lost ? LOG_ERR : LOG_INFO, "inode %ju recovered %s", (uintmax_t)rec->f->ino, reason);
 	(void)kms_audit_write(vault_core(rec->f->v), &self, "recover", &subject, rec->lost ? EIO : 0, reason);

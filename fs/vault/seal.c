@@ -30,8 +30,10 @@ int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uin
 	r = vault_state_seal(siv, VAULT_MAGIC_FILE, f->id, &st, slot);
 	if (r == 0)
 		r = vault_pwrite_all(f->fd, slot, sizeof(slot), VAULT_HEADER_AREA(st.n & 1) + VAULT_WRAP_SIZE, NULL);
-	if (r != 0)
+	if (r != 0) {
+		f->adrift = true;
 		return r;
+	}
 	f->state = st;
 	f->changed = false;
 	f->unsynced = true;
@@ -59,7 +61,5 @@ int vault_seal_quiet(struct vault_file *f, struct vault_cipher *c, uint32_t flag
 			base_log(LOG_DEBUG, "times of inode %ju not restored: %s", (uintmax_t)f->ino, strerror(errno));
 	}
 	vault_header_unlock(f->v, f->ino);
-	if (r != 0 && flags == 0)
-		f->broken = true;
 	return r;
 }

@@ -263,7 +263,7 @@ static void chunk_undo(struct vault_file *f, struct chunk *k, const uint8_t *whi
 		int r = chunk_write_tags(f, k, from, until);
 
 		if (r != 0 && r != -ENOSPC && r != -EDQUOT)
-			f->broken = true;
+			f->adrift = true;
 		from = until;
 	}
 }
@@ -287,12 +287,12 @@ static int chunk_run(struct vault_file *f, struct vault_cipher *c, struct chunk 
 		chunk_undo(f, k, which, good);
 	s = chunk_account(f, c, k, old, 0, good);
 	if (s != 0)
-		f->broken = true;
+		f->adrift = true;
 	end = good == 0 ? 0 : (k->block + good - 1) * VAULT_PAGE + k->len[good - 1];
 	if (end > f->size)
 		f->size = end;
 	if (r != 0 && ftruncate(f->fd, (off_t)vault_backing_size(f->size)) != 0)
-		f->broken = true;
+		f->adrift = true;
 	return r ? r : s;
 }
 
@@ -368,7 +368,9 @@ int vault_file_write(struct vault_file *f, const void *buf, size_t len, uint64_t
 	if (!(c = vault_cipher_get(f)))
 		return -ENOMEM;
 	pthread_rwlock_wrlock(&f->lock);
-	r = f->broken ? -EIO : vault_write_locked(f, c, buf, len, off);
+	r = vault_mend(f, c);
+	if (r == 0)
+		r = vault_write_locked(f, c, buf, len, off);
 	pthread_rwlock_unlock(&f->lock);
 	vault_cipher_put(c);
 	return r;

@@ -192,6 +192,10 @@ int kms_dirty_crashed(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE
  * one). The row stays until what was written is durable: */
 void kms_dirty_close(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], const uint8_t file_id[BASE_ID_SIZE]);
 
+/* kms_dirty_left(core, vault_id, file_id): as kms_dirty_close, but the file could not be sealed: the row stays, and kms_dirty_crashed answers for it
+ * with this session, until kms_dirty_recovered. */
+void kms_dirty_left(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], const uint8_t file_id[BASE_ID_SIZE]);
+
 /* kms_dirty_collect(core, vault_id, ret): the closed files up to now (and recovered ones), before the caller's syncfs; *ret is
  * NULL when there are none. kms_dirty_forget(core, batch): after the syncfs, delete the rows of those that have not been
  * opened for writing again. Blocks. Frees batch (NULL is fine). */
