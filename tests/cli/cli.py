@@ -214,6 +214,42 @@ def verbs(place):
     place.ctl("seal")
 
 
+def roles(place):
+    place.one("key", "create", "papers")
+    given = place.one("role", "assign", "everyone", "Writer")
+    fields(given, "principal", "role", "scope", "key", "changed")
+    check(given["changed"] is True and given["scope"] == "service" and given["key"] is None, "role assign: %s" % given)
+    check(place.one("role", "assign", "everyone", "writer")["changed"] is False, "a role that is there was given again")
+    check(place.one("role", "assign", "user:54321", "Reader", "--key", "papers")["key"] == "papers", "role assign --key")
+    place.ctl("role", "assign", "group:54321", "Auditor")
+    rows = place.lines("role", "list")
+    for row in rows:
+        fields(row, "principal", "role", "scope", "key", "key_id", "uid", "gid", "created")
+    mine = {(row["principal"], row["role"], row["key"]) for row in rows if row["uid"] != os.getuid()}
+    check(mine == {("everyone", "Writer", None), ("user:54321", "Reader", "papers"), ("group:54321", "Auditor", None)}, "role list: %s" % rows)
+    check([row["role"] for row in rows if row["uid"] == os.getuid()] == ["Manager", "Auditor"], "init's roles: %s" % rows)
+    text = place.ctl("role", "list")
+    check("PRINCIPAL" in text and "group:54321" in text, "role list for people:\n%s" % text)
+    place.refused(FAILED, "last Manager", "role", "remove", "user:%d" % os.getuid(), "Manager")
+    place.refused(NOT_FOUND, "does not have", "role", "remove", "user:54321", "Reader")
+    place.refused(NOT_FOUND, "no account", "role", "assign", "user:no-such-account", "Reader")
+    place.refused(NOT_FOUND, "nosuch", "role", "assign", "everyone", "Reader", "--key", "nosuch")
+    place.refused(USAGE, "principal", "role", "assign", "somebody", "Reader")
+    place.refused(USAGE, "ReaderPlus", "role", "assign", "everyone", "King")
+    place.refused(USAGE, "--ring", "role", "assign", "everyone", "Reader", "--ring", "default")
+    place.refused(USAGE, "usage", "role", "assign", "everyone")
+    check(place.one("role", "remove", "user:54321", "Reader", "--key", "papers")["changed"] is True, "role remove --key")
+    place.ctl("role", "remove", "everyone", "Writer")
+    place.ctl("role", "remove", "group:54321", "Auditor")
+    check(len(place.lines("role", "list")) == 2, "roles are left: %s" % place.lines("role", "list"))
+    trail = place.lines("audit", "list", "--action", "role-assign")
+    check([line["reason"] for line in trail] == ["Writer to everyone in the service", 'Reader to user:54321 on key "papers"',
+                                                 "Auditor to group:54321 in the service"], "audit of role assign: %s" % trail)
+    check(trail[1]["key"] == "papers", "the key of a role: %s" % trail[1])
+    trail = place.lines("audit", "list", "--action", "role-remove")
+    check([line["outcome"] for line in trail] == ["failed", "failed", "allowed", "allowed", "allowed"], "audit of role remove: %s" % trail)
+
+
 def destroying(place):
     # Version 1 of default carries no file in an empty vault; its root directory hangs on no version.
     place.one("key", "create", "old")
@@ -509,6 +545,19 @@ def service_strangers(place):
     denied = place.lines("audit", "list", "--outcome", "denied")
     check(denied and all(line["uid"] == 65534 and line["outcome"] == "denied" for line in denied), "denials: %s" % denied[:3])
     check(not os.path.exists(place.top + "/theirs"), "a stranger made a vault")
+    place.raw("role", "assign", "user:65534", "Manager", expect=DENIED, uid=65534)
+    place.raw("role", "list", expect=DENIED, uid=65534)
+    place.ctl("role", "assign", "group:65534", "Reader", "--key", "default")
+    check([line["name"] for line in place.lines("key", "list", uid=65534)] == ["default"], "what a Reader of one key sees")
+    check([line["principal"] for line in place.lines("role", "list", uid=65534)] == [place.lines("role", "list")[-1]["principal"]],
+          "a Reader sees the roles of others")
+    place.raw("key", "rotate", "default", expect=DENIED, uid=65534)
+    place.ctl("role", "assign", "group:65534", "Writer", "--key", "default")
+    place.ctl("key", "rotate", "default", uid=65534)
+    place.raw("key", "create", "theirs", expect=DENIED, uid=65534)
+    place.raw("role", "assign", "everyone", "Reader", "--key", "default", expect=DENIED, uid=65534)
+    place.ctl("role", "remove", "group:65534", "Writer", "--key", "default")
+    place.raw("key", "rotate", "default", expect=DENIED, uid=65534)
 
 
 def service_killed():
@@ -550,9 +599,9 @@ def service_leaving():
 
 
 OFFLINE = [usage, modes, init_refusals, configuration, wrong_pin, prompted_pin, damaged, unreachable, strangers, parallel,
-           with_place(verbs), with_place(destroying), with_place(bad_names)]
+           with_place(verbs), with_place(roles), with_place(destroying), with_place(bad_names)]
 SERVICE = [with_service(service_itself), with_service(service_raw), with_service(service_strangers), service_killed, service_leaving,
-           with_service(verbs), with_service(destroying), with_service(bad_names)]
+           with_service(verbs), with_service(roles), with_service(destroying), with_service(bad_names)]
 
 
 def main():
