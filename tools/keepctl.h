@@ -87,6 +87,9 @@ int ctl_path(char *ret, size_t size, const char *format, ...) __attribute__((for
 /* ctl_absolute(path, ret, err): ret, PATH_MAX bytes, is path made absolute, links resolved; its last part need not exist. */
 int ctl_absolute(const char *path, char *ret, struct base_error *err);
 
+/* ctl_place(ctl, path, absolute, err): ctl_absolute of an argument that requests can carry, and ctl_keystore with it. */
+int ctl_place(struct ctl *ctl, const char *path, char absolute[PATH_MAX], struct base_error *err);
+
 /* ---- mounts.c ------------------------------------------------------------------------------------------------------ */
 
 /* ctl_mount_of(path, ret_mountpoint, ret_uid): the keepfs mount that the absolute path lies in. 0 or -ENOENT. */
@@ -129,6 +132,17 @@ void ctl_details(json_t *line, const struct ctl_column *columns); /* the "headin
 
 void ctl_say(const char *format, ...) __attribute__((format(printf, 1, 2))); /* a message on stderr */
 
+/* ---- progress.c ---------------------------------------------------------------------------------------------------- */
+
+struct ctl_progress {
+	bool bar;          /* stderr is a terminal, and no JSON was asked for */
+	uint64_t shown_ns; /* when it was last drawn; 0: there is none to see */
+};
+
+void ctl_progress_init(struct ctl_progress *progress, const struct ctl *ctl);
+void ctl_progress_draw(struct ctl_progress *progress, json_t *line); /* a line {"progress", "total"} */
+void ctl_progress_clear(struct ctl_progress *progress);              /* before anything else is printed */
+
 /* ---- the verbs ------------------------------------------------------------------------------------------------------- */
 
 int ctl_init(struct ctl *ctl, struct base_error *err);
@@ -150,6 +164,7 @@ int ctl_dir_set_key(struct ctl *ctl, struct base_error *err);
 int ctl_dir_show(struct ctl *ctl, struct base_error *err);
 int ctl_file_show(struct ctl *ctl, struct base_error *err);
 int ctl_rewrap(struct ctl *ctl, struct base_error *err);
+int ctl_fsck(struct ctl *ctl, struct base_error *err);
 int ctl_audit_list(struct ctl *ctl, struct base_error *err);
 int ctl_audit_verify(struct ctl *ctl, struct base_error *err);
 

@@ -48,6 +48,12 @@ const struct ctl_verb ctl_verbs[] = {
 	  ctl_role_remove, "take a role away" },
 	{ "role", "list", "", 0, 0, { { 0 } }, ctl_role_list, "who has which role" },
 
+	{ "fsck", NULL, "VAULT|PATH", 1, 1,
+	  { { "repair", NULL, "remove leftovers, and recover what a crash left open" },
+	    { "quarantine", "DIR", "move what is damaged to DIR, beside the vault" },
+	    { "adopt", NULL, "recover files of a copy that was made while they were written" } },
+	  ctl_fsck, "check the structure of a vault, mounted or not" },
+
 	{ "audit", "list", "", 0, 0,
 	  { { "user", "NAME", "only this user, by name or number" },
 	    { "key", "NAME", "only this key" },

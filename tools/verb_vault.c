@@ -6,9 +6,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
-
-#include "base/clock.h"
 
 static const struct ctl_column vault_columns[] = {
 	{ "PATH", "path", CTL_TEXT }, { "ID", "id", CTL_TEXT }, { "KEY", "key", CTL_TEXT }, { "GENERATION", "generation", CTL_NUMBER },
@@ -46,9 +43,8 @@ ctl_mount_list(struct ctl *ctl, struct base_error *err)
 	return rc == -ENOENT && ctl->core ? 0 : rc;
 }
 
-/* The absolute path of an argument, and the keystore of the mount that it lies in. */
-static int
-place(struct ctl *ctl, const char *path, char absolute[PATH_MAX], struct base_error *err)
+int
+ctl_place(struct ctl *ctl, const char *path, char absolute[PATH_MAX], struct base_error *err)
 {
 	json_t *check;
 	int rc = ctl_absolute(path, absolute, err);
@@ -66,7 +62,7 @@ int
 ctl_dir_set_key(struct ctl *ctl, struct base_error *err)
 {
 	char path[PATH_MAX];
-	int rc = place(ctl, ctl->args[0], path, err);
+	int rc = ctl_place(ctl, ctl->args[0], path, err);
 	json_t *params;
 
 	if (rc < 0)
@@ -79,7 +75,7 @@ int
 ctl_dir_show(struct ctl *ctl, struct base_error *err)
 {
 	char path[PATH_MAX];
-	int rc = place(ctl, ctl->args[0], path, err);
+	int rc = ctl_place(ctl, ctl->args[0], path, err);
 
 	return rc < 0 ? rc : ctl_one(ctl, "GET", "/v1/directories", json_pack("{s:s}", "path", path), dir_details, err);
 }
@@ -88,53 +84,28 @@ int
 ctl_file_show(struct ctl *ctl, struct base_error *err)
 {
 	char path[PATH_MAX];
-	int rc = place(ctl, ctl->args[0], path, err);
+	int rc = ctl_place(ctl, ctl->args[0], path, err);
 
 	return rc < 0 ? rc : ctl_one(ctl, "GET", "/v1/files", json_pack("{s:s}", "path", path), file_details, err);
 }
 
-struct progress {
+struct rewrap {
 	struct ctl *ctl;
-	bool bar;            /* stderr is a terminal */
-	uint64_t shown_ns;   /* when the bar was last drawn */
+	struct ctl_progress progress;
 };
-
-static void
-bar_draw(struct progress *progress, json_int_t done, json_int_t total)
-{
-	enum { WIDTH = 40 };
-	uint64_t now = base_clock_mono_ns();
-	int filled = total > 0 ? (int) (done * WIDTH / total) : 0;
-
-	if (done < total && now - progress->shown_ns < 100000000)
-		return;
-	progress->shown_ns = now;
-	fprintf(stderr, "\r[%.*s%*s] %lld of %lld", filled, "########################################", WIDTH - filled, "",
-		(long long) done, (long long) total);
-}
-
-static void
-bar_clear(const struct progress *progress)
-{
-	if (progress->bar && progress->shown_ns)
-		fputs("\r\033[K", stderr);
-}
 
 static void
 rewrap_line(void *ctx, json_t *line)
 {
-	struct progress *progress = ctx;
-	json_t *done = json_object_get(line, "progress");
+	struct rewrap *rewrap = ctx;
 	char a[CTL_FIELD_MAX], b[CTL_FIELD_MAX], c[CTL_FIELD_MAX];
 
-	if (progress->ctl->json) {
+	if (rewrap->ctl->json) {
 		ctl_json(line);
-	} else if (done) {
-		if (progress->bar)
-			bar_draw(progress, json_integer_value(done), json_integer_value(json_object_get(line, "total")));
+	} else if (json_object_get(line, "progress")) {
+		ctl_progress_draw(&rewrap->progress, line);
 	} else if (json_object_get(line, "rewrapped")) {
-		bar_clear(progress);
-		progress->shown_ns = 0;
+		ctl_progress_clear(&rewrap->progress);
 		printf("rewrapped %s, current already %s, failed %s\n", ctl_field(line, "rewrapped", CTL_NUMBER, a),
 		       ctl_field(line, "current", CTL_NUMBER, b), ctl_field(line, "failed", CTL_NUMBER, c));
 	}
@@ -143,10 +114,10 @@ rewrap_line(void *ctx, json_t *line)
 int
 ctl_rewrap(struct ctl *ctl, struct base_error *err)
 {
-	struct progress progress = { .ctl = ctl, .bar = !ctl->json && isatty(STDERR_FILENO) };
+	struct rewrap rewrap = { .ctl = ctl };
 	json_t *params = json_pack("{s:s*}", "key", ctl->options[0]);
 	char path[PATH_MAX];
-	int rc = ctl->args[0] ? place(ctl, ctl->args[0], path, err) : 0;
+	int rc = ctl->args[0] ? ctl_place(ctl, ctl->args[0], path, err) : 0;
 
 	if (rc < 0) {
 		json_decref(params);
@@ -154,7 +125,8 @@ ctl_rewrap(struct ctl *ctl, struct base_error *err)
 	}
 	if (ctl->args[0])
 		json_object_set_new(params, "path", json_string(path));
-	rc = ctl_call(ctl, "POST", "/v1/rewrap", params, rewrap_line, &progress, err);
-	bar_clear(&progress);
+	ctl_progress_init(&rewrap.progress, ctl);
+	rc = ctl_call(ctl, "POST", "/v1/rewrap", params, rewrap_line, &rewrap, err);
+	ctl_progress_clear(&rewrap.progress);
 	return rc;
 }
