@@ -367,6 +367,16 @@ unsigned inode_alias_count(struct inode_table *t, const struct inode *inode)
 	return n;
 }
 
+unsigned inode_count(struct inode_table *t)
+{
+	unsigned n;
+
+	lock(t);
+	n = HASH_CNT(by_node, t->by_node);
+	unlock(t);
+	return n;
+}
+
 void inode_gone(struct inode_table *t, struct inode *inode)
 {
 	lock(t);

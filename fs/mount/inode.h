@@ -85,6 +85,9 @@ bool inode_known(struct inode_table *t, const struct inode *parent, const char *
 struct inode *inode_enter(struct inode_table *t, struct inode *parent, const char *name, const struct stat *st, const struct vault_dir *rec, int fd);
 void inode_forget(struct inode_table *t, uint64_t nodeid, uint64_t n);
 
+/* inode_count(t): inodes that the kernel knows, or that something here holds. */
+unsigned inode_count(struct inode_table *t);
+
 /* inode_find(t, st): the inode of this (dev, ino), held, or NULL. */
 struct inode *inode_find(struct inode_table *t, const struct stat *st);
 

@@ -21,12 +21,12 @@ static int authorize(struct service *s, struct kms_request *request, const char 
 	return kms_authorize(s->core, &request->caller, KMS_ACTION_MANAGE, NULL, what, err);
 }
 
-static json_t *line_of(const struct mount *m)
+static json_t *line_of(struct mount *m)
 {
 	char id[BASE_ID_TEXT];
 
-	return json_pack("{s:s, s:s, s:s, s:s}", "vault", vault_path(m->vault), "vault_id", base_hex(vault_id(m->vault), BASE_ID_SIZE, id),
-			 "mountpoint", m->mountpoint, "options", m->text);
+	return json_pack("{s:s, s:s, s:s, s:s, s:I}", "vault", vault_path(m->vault), "vault_id", base_hex(vault_id(m->vault), BASE_ID_SIZE, id),
+			 "mountpoint", m->mountpoint, "options", m->text, "inodes", (json_int_t)inode_count(&m->table));
 }
 
 static const char *param(struct kms_request *request, const char *name)
