@@ -79,6 +79,7 @@ struct vault_file {
 	struct vault_file_key live_key;
 	unsigned holds;
 	bool listed;
+	_Atomic bool ready; /* opened or made to the end: before that, whoever holds it keeps off */
 
 	/* Guards everything below. Held for writing from the choice of a sequence number to the end of the data's write, and for seals; for
 	 * reading while content is read. Taken before tags_mutex and vault_header_lock. */
@@ -175,6 +176,9 @@ void vault_slot_put(const struct vault_slot *slot, uint8_t *raw);
 /* vault_entry_live(entry): index of the slot with the higher sequence, -1 when both are empty. */
 int vault_entry_live(const uint8_t *entry);
 
+/* vault_entry_fault(f, block, entry): what is wrong in the shape of an entry, or in where it lies; NULL: nothing. */
+const char *vault_entry_fault(const struct vault_file *f, uint64_t block, const uint8_t *entry);
+
 /* vault_tags_init(f, head): f->head from the header page; nothing seen yet. vault_tags_done frees. */
 int vault_tags_init(struct vault_file *f, const uint8_t page[VAULT_PAGE]);
 void vault_tags_done(struct vault_file *f);
@@ -188,6 +192,8 @@ int vault_tags_sum(struct vault_file *f, struct vault_cipher *c, uint64_t group,
  * Call with `lock` held; the page stays until TAGS_CACHE other groups are loaded. -EBADMSG.
  */
 int vault_tags_load(struct vault_file *f, struct vault_cipher *c, uint64_t group, struct vault_tags_page **ret);
+/* vault_tags_recheck(f, c, group, raw): a group as the disk has it now, checked as vault_tags_load does, past the cache. Call with `lock` held. */
+int vault_tags_recheck(struct vault_file *f, struct vault_cipher *c, uint64_t group, const uint8_t *raw);
 /* vault_tags_verify(f, c): load every group. */
 int vault_tags_verify(struct vault_file *f, struct vault_cipher *c);
 /* vault_tags_slots(f, c, block, n, ret): live slots of n blocks; safe with `lock` held for reading. */
@@ -198,6 +204,13 @@ int vault_tags_change(struct vault_file *f, uint64_t group, const uint8_t delta[
 void vault_tags_restart(struct vault_file *f, uint64_t groups);
 /* vault_tags_cut(f, groups): forget the pages and partial accumulators of groups from `groups` on: they are empty now. */
 void vault_tags_cut(struct vault_file *f, uint64_t groups);
+
+/* ---- file.c ---- */
+
+/* vault_file_open_apart(v, caller, path, fd, check, ret, err): as vault_file_open for reading, but not listed: whoever else opens the file knows
+ * nothing of this one. check false: no more than header, keys and state are looked at, nothing is logged or recovered. err is filled. */
+int vault_file_open_apart(struct vault *v, const struct kms_caller *caller, const char *path, int fd, bool check, struct vault_file **ret,
+			  struct base_error *err);
 
 /* ---- seal.c; all with `lock` held for writing ---- */
 

@@ -228,6 +228,7 @@ int vault_file_create(struct vault *v, const struct kms_caller *caller, const ch
 	}
 	f->unsynced = true;
 	f->last_write_ns = base_clock_mono_ns();
+	f->ready = true;
 	*ret = f;
 	return 0;
 }
@@ -316,22 +317,19 @@ static int check_state(struct vault_file *f, struct vault_cipher *c)
 	return r;
 }
 
-static int unlock_keys(struct vault_file *f, const struct kms_caller *caller, const char *path, const struct vault_header *h, bool write)
+static int unlock_keys(struct vault_file *f, const struct kms_caller *caller, const char *path, const struct vault_header *h, bool write,
+		       struct base_error *err)
 {
 	BASE_SECRET_AUTO uint8_t *dek = base_secret_alloc(KMS_DEK_SIZE);
-	struct base_error err = { .code = 0 };
 	struct kms_subject subject;
 	int r;
 
 	if (!dek)
 		return -ENOMEM;
 	subject_of(f, path, &subject);
-	r = kms_dek_open(vault_core(f->v), caller, &subject, &h->wrap, write ? KMS_DEK_READ | KMS_DEK_WRITE | KMS_DEK_DIRTY : KMS_DEK_READ, dek, &err);
-	if (r != 0) {
-		if (r != -EACCES && err.text[0])
-			base_log(LOG_WARNING, "open: %s", err.text);
+	r = kms_dek_open(vault_core(f->v), caller, &subject, &h->wrap, write ? KMS_DEK_READ | KMS_DEK_WRITE | KMS_DEK_DIRTY : KMS_DEK_READ, dek, err);
+	if (r != 0)
 		return r;
-	}
 	if (write)
 		f->writers = 1;
 	if ((r = derive(f, dek, h->page)) != 0)
@@ -339,7 +337,7 @@ static int unlock_keys(struct vault_file *f, const struct kms_caller *caller, co
 	return base_secret_equal(f->keys->commitment, h->commitment, 32) ? 0 : -EBADMSG;
 }
 
-static int load_state(struct vault_file *f, const struct vault_header *h)
+static int load_state(struct vault_file *f, const struct vault_header *h, bool check)
 {
 	struct vault_cipher *c = vault_cipher_get(f);
 	const struct base_siv *siv = c ? vault_cipher_state(c, f) : NULL;
@@ -351,16 +349,20 @@ static int load_state(struct vault_file *f, const struct vault_header *h)
 		memcpy(f->acc, f->state.acc, sizeof(f->acc));
 		r = f->size <= VAULT_FILE_MAX ? vault_tags_init(f, h->page) : -EBADMSG;
 	}
-	if (r == 0)
+	if (r == 0 && check)
 		r = check_state(f, c);
 	vault_cipher_put(c);
 	return r;
 }
 
-int vault_file_open(struct vault *v, const struct kms_caller *caller, const char *path, int fd, bool write, struct vault_file **ret)
+enum how { OPEN_READ, OPEN_WRITE, OPEN_APART, OPEN_LOOK }; /* the last two: not listed; the last: nothing is checked */
+
+static int open_how(struct vault *v, const struct kms_caller *caller, const char *path, int fd, enum how how, struct vault_file **ret,
+		    struct base_error *err)
 {
 	struct vault_file *f = file_new(v, fd);
 	struct vault_header *h = malloc(sizeof(*h));
+	bool write = how == OPEN_WRITE;
 	struct stat st;
 	int r = 0;
 
@@ -371,7 +373,8 @@ int vault_file_open(struct vault *v, const struct kms_caller *caller, const char
 	}
 	f->dev = st.st_dev;
 	f->ino = st.st_ino;
-	vault_live_add(f);
+	if (how == OPEN_READ || write)
+		vault_live_add(f);
 	f->fd_writable = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
 	if (write && !f->fd_writable) {
 		r = -EBADF;
@@ -383,15 +386,16 @@ int vault_file_open(struct vault *v, const struct kms_caller *caller, const char
 	if (r == 0) {
 		memcpy(f->id, h->file_id, BASE_ID_SIZE);
 		memcpy(f->zone, h->wrap.key_id, BASE_ID_SIZE);
-		r = unlock_keys(f, caller, path, h, write);
+		r = unlock_keys(f, caller, path, h, write, err);
 	}
 	if (r == 0)
-		r = load_state(f, h);
-	if (r == -EBADMSG)
+		r = load_state(f, h, how != OPEN_LOOK);
+	if (r == -EBADMSG && how != OPEN_LOOK)
 		r = vault_broken(f, -1, "header, state or tags do not authenticate");
 out:
 	free(h);
 	if (r == 0) {
+		f->ready = true;
 		*ret = f;
 		return 0;
 	}
@@ -403,6 +407,22 @@ out:
 		f->writers = 0;
 	vault_file_free(f);
 	return r;
+}
+
+int vault_file_open(struct vault *v, const struct kms_caller *caller, const char *path, int fd, bool write, struct vault_file **ret)
+{
+	struct base_error err = { .code = 0 };
+	int r = open_how(v, caller, path, fd, write ? OPEN_WRITE : OPEN_READ, ret, &err);
+
+	if (r != 0 && r != -EACCES && err.text[0])
+		base_log(LOG_WARNING, "open: %s", err.text);
+	return r;
+}
+
+int vault_file_open_apart(struct vault *v, const struct kms_caller *caller, const char *path, int fd, bool check, struct vault_file **ret,
+			  struct base_error *err)
+{
+	return open_how(v, caller, path, fd, check ? OPEN_APART : OPEN_LOOK, ret, err);
 }
 
 int vault_file_grant(struct vault_file *f, const struct kms_caller *caller, const char *path, bool write)

@@ -75,6 +75,14 @@ static enum slot slot_parse(const uint8_t *slot, enum kms_purpose purpose, uint6
 	return SLOT_VALID;
 }
 
+bool vault_wrap_valid(const uint8_t slot[VAULT_WRAP_SIZE], enum kms_purpose purpose)
+{
+	struct kms_wrap wrap;
+	uint64_t seq;
+
+	return slot_parse(slot, purpose, &seq, &wrap) == SLOT_VALID;
+}
+
 static int check_fixed(const uint8_t *page, const char magic[8])
 {
 	bool config = memcmp(magic, VAULT_MAGIC_CONFIG, 8) == 0;

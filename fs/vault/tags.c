@@ -133,7 +133,7 @@ int vault_tags_sum(struct vault_file *f, struct vault_cipher *c, uint64_t group,
 }
 
 /* Shape of both slots of an entry, and where the live one may lie. */
-static bool entry_ok(const struct vault_file *f, uint64_t block, const uint8_t *entry)
+const char *vault_entry_fault(const struct vault_file *f, uint64_t block, const uint8_t *entry)
 {
 	uint64_t meta[2] = { base_get64(entry + 28), base_get64(entry + TAG_SLOT + 28) };
 	int live = vault_entry_live(entry);
@@ -142,15 +142,19 @@ static bool entry_ok(const struct vault_file *f, uint64_t block, const uint8_t *
 	for (int i = 0; i < 2; i++) {
 		if (META_SEQ(meta[i]) == 0) {
 			if (!base_is_zero(entry + i * TAG_SLOT, TAG_SLOT))
-				return false;
+				return "a tag without a sequence";
 			continue;
 		}
-		if (META_FLAGS(meta[i]) || META_LEN(meta[i]) == 0 || META_LEN(meta[i]) > VAULT_PAGE || META_SEQ(meta[i]) >= f->next_seq)
-			return false;
+		if (META_FLAGS(meta[i]) || META_LEN(meta[i]) == 0 || META_LEN(meta[i]) > VAULT_PAGE)
+			return "a tag whose length or flags make no sense";
+		if (META_SEQ(meta[i]) >= f->next_seq)
+			return "a tag above the sealed sequence";
 	}
 	if (live < 0)
-		return true;
-	return META_SEQ(meta[0]) != META_SEQ(meta[1]) && at < f->size && (f->cutting || META_LEN(meta[live]) <= f->size - at);
+		return NULL;
+	if (META_SEQ(meta[0]) == META_SEQ(meta[1]))
+		return "two tags of one sequence";
+	return at < f->size && (f->cutting || META_LEN(meta[live]) <= f->size - at) ? NULL : "a tag beyond the size";
 }
 
 static struct vault_tags_parts *parts_get(struct vault_file *f, uint64_t group, bool make)
@@ -195,18 +199,18 @@ static int parts_check(struct vault_file *f, uint64_t group, const uint8_t sum[1
 	return 0;
 }
 
-static int page_check(struct vault_file *f, struct vault_cipher *c, const struct vault_tags_page *page)
+static int page_check(struct vault_file *f, struct vault_cipher *c, uint64_t group, const uint8_t *raw)
 {
 	uint8_t sum[16] = { 0 };
-	uint64_t first = tags_first(page->group);
+	uint64_t first = tags_first(group);
 	int r;
 
-	for (unsigned i = 0; i < tags_count(page->group); i++)
-		if (!entry_ok(f, first + i, page->raw + i * TAG_ENTRY))
+	for (unsigned i = 0; i < tags_count(group); i++)
+		if (vault_entry_fault(f, first + i, raw + i * TAG_ENTRY))
 			return -EBADMSG;
-	if ((r = vault_tags_sum(f, c, page->group, page->raw, sum)) != 0)
+	if ((r = vault_tags_sum(f, c, group, raw, sum)) != 0)
 		return r;
-	return parts_check(f, page->group, sum);
+	return parts_check(f, group, sum);
 }
 
 static bool group_seen(struct vault_file *f, uint64_t group)
@@ -219,7 +223,7 @@ static bool group_seen(struct vault_file *f, uint64_t group)
 /* Group 0 never leaves memory, so once seen it needs no second look. */
 static int load_head(struct vault_file *f, struct vault_cipher *c, struct vault_tags_page **ret)
 {
-	int r = group_seen(f, 0) ? 0 : page_check(f, c, f->head);
+	int r = group_seen(f, 0) ? 0 : page_check(f, c, 0, f->head->raw);
 
 	*ret = f->head;
 	return r;
@@ -246,7 +250,7 @@ static int load_locked(struct vault_file *f, struct vault_cipher *c, uint64_t gr
 	page->group = group;
 	r = vault_tags_read(f, group, page->raw);
 	if (r == 0)
-		r = page_check(f, c, page);
+		r = page_check(f, c, group, page->raw);
 	if (r != 0) {
 		free(page);
 		return r;
@@ -261,6 +265,16 @@ int vault_tags_load(struct vault_file *f, struct vault_cipher *c, uint64_t group
 
 	pthread_mutex_lock(&f->tags_mutex);
 	r = load_locked(f, c, group, ret);
+	pthread_mutex_unlock(&f->tags_mutex);
+	return r;
+}
+
+int vault_tags_recheck(struct vault_file *f, struct vault_cipher *c, uint64_t group, const uint8_t *raw)
+{
+	int r;
+
+	pthread_mutex_lock(&f->tags_mutex);
+	r = page_check(f, c, group, raw);
 	pthread_mutex_unlock(&f->tags_mutex);
 	return r;
 }

@@ -35,6 +35,8 @@ int vault_header_read(int fd, const char magic[8], enum kms_purpose purpose, str
 void vault_header_build(uint8_t page[VAULT_PAGE], const char magic[8], const uint8_t vault_id[BASE_ID_SIZE], const uint8_t file_id[BASE_ID_SIZE]);
 /* vault_wrap_encode(seq, purpose, wrap, out): a wrap slot with its checksum. */
 void vault_wrap_encode(uint64_t seq, enum kms_purpose purpose, const struct kms_wrap *wrap, uint8_t out[VAULT_WRAP_SIZE]);
+/* vault_wrap_valid(slot, purpose): a whole wrap slot, neither empty nor damaged. */
+bool vault_wrap_valid(const uint8_t slot[VAULT_WRAP_SIZE], enum kms_purpose purpose);
 /* vault_header_rewrap(fd, header, purpose, wrap): write wrap into the other slot with sequence + 1 and update header. One pwrite.
  * vault_header_erase(fd, header): zero the slot that is not live, when it is used. Both leave times to the caller. */
 int vault_header_rewrap(int fd, struct vault_header *header, enum kms_purpose purpose, const struct kms_wrap *wrap);
