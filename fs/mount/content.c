@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <utlist.h>
@@ -188,6 +189,24 @@ bool content_size(struct mount *m, struct inode *inode, uint64_t *ret)
 	pthread_mutex_unlock(&c->lock);
 	detach(m, c);
 	return open;
+}
+
+int content_link(struct mount *m, struct inode *inode, int dirfd, const struct vault_dir *rec, const struct vault_name *name)
+{
+	struct content *c = hold(m, inode);
+	uint8_t zone[BASE_ID_SIZE];
+	int r = -ENOENT;
+
+	if (!c)
+		return r;
+	pthread_mutex_lock(&c->lock);
+	if (c->opens > 0) {
+		vault_file_zone(atomic_load(&c->file), zone);
+		r = memcmp(zone, rec->zone, BASE_ID_SIZE) ? -EXDEV : vault_file_link(atomic_load(&c->file), dirfd, name);
+	}
+	pthread_mutex_unlock(&c->lock);
+	detach(m, c);
+	return r;
 }
 
 void content_mtime(struct mount *m, struct inode *inode, const struct timespec *mtime)

@@ -29,6 +29,10 @@ int content_open(struct mount *m, struct inode *inode, const struct kms_caller *
 int content_adopt(struct mount *m, struct inode *inode, struct vault_file *file, struct content **ret);
 void content_close(struct mount *m, struct content *c, bool write);
 
+/* content_link(m, inode, dirfd, rec, name): vault_file_link of a file that has no name yet, in the directory of rec; -ENOENT: it is not open,
+ * -EXDEV: another key's directory. */
+int content_link(struct mount *m, struct inode *inode, int dirfd, const struct vault_dir *rec, const struct vault_name *name);
+
 /* content_file(c): valid while the caller has it open. */
 struct vault_file *content_file(const struct content *c);
 

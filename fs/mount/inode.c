@@ -2,6 +2,7 @@
  * The inode table: two hash tables over the same objects, reference counts, aliases.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -300,7 +301,7 @@ struct inode *inode_enter(struct inode_table *t, struct inode *parent, const cha
 			drop_aliases(t, inode);
 		inode->dir->rec = *rec;
 	}
-	if (inode && add_alias(inode, parent, name) < 0) {
+	if (inode && parent && add_alias(inode, parent, name) < 0) {
 		maybe_free(t, inode);
 		inode = NULL;
 	}
@@ -412,6 +413,34 @@ void inode_pin(struct inode_table *t, struct inode *inode, int fd)
 		t->pins++;
 		fd = -1;
 	}
+	unlock(t);
+	if (fd >= 0)
+		close(fd);
+}
+
+int inode_pin_dup(struct inode_table *t, const struct inode *inode)
+{
+	int fd = -EBADF;
+
+	lock(t);
+	if (inode->pin >= 0) {
+		fd = fcntl(inode->pin, F_DUPFD_CLOEXEC, 0);
+		if (fd < 0)
+			fd = -errno;
+	}
+	unlock(t);
+	return fd;
+}
+
+void inode_unpin(struct inode_table *t, struct inode *inode)
+{
+	int fd;
+
+	lock(t);
+	fd = inode->pin;
+	inode->pin = -1;
+	if (fd >= 0)
+		t->pins--;
 	unlock(t);
 	if (fd >= 0)
 		close(fd);

@@ -49,7 +49,7 @@ struct inode {
 	bool bare;                 /* has no xattr of any kind, as of the last look */
 	bool stale;                /* the kernel has another size of it than a recovery found: it must not be opened */
 	bool gone;                 /* no longer in by_back: its number may be used again */
-	int pin;                   /* O_PATH fd of an inode whose last known name went; set once, closed when the inode ends */
+	int pin;                   /* O_PATH fd of an inode without a known name; closed when the inode ends; -1: none */
 	struct inode_alias *aliases;
 	struct inode_dir *dir;     /* directories only; constant */
 	struct content *content;   /* regular files that are open (content.h) */
@@ -80,7 +80,8 @@ bool inode_known(struct inode_table *t, const struct inode *parent, const char *
 
 /*
  * inode_enter(t, parent, name, st, rec, fd): one more lookup of the inode that st describes, under this name; it is made when it is new. Held
- * as by inode_get. Directories: rec is its record; fd, when >= 0, is an open fd of it that is taken over. NULL: out of memory.
+ * as by inode_get. parent NULL: it has no name (yet). Directories: rec is its record; fd, when >= 0, is an open fd of it that is taken over. NULL:
+ * out of memory.
  */
 struct inode *inode_enter(struct inode_table *t, struct inode *parent, const char *name, const struct stat *st, const struct vault_dir *rec, int fd);
 void inode_forget(struct inode_table *t, uint64_t nodeid, uint64_t n);
@@ -93,13 +94,16 @@ struct inode *inode_find(struct inode_table *t, const struct stat *st);
 
 /*
  * Names. inode_alias_drop: true when it was there. inode_alias_count: known names. inode_gone(t, inode): the object is deleted on the backing
- * filesystem. inode_pin(t, inode, fd): fd is taken over (closed when there is one already).
+ * filesystem. inode_pin(t, inode, fd): fd is taken over (closed when there is one already). inode_pin_dup: a copy of it, -EBADF when there is none.
+ * inode_unpin: it has a name again.
  */
 int inode_alias_add(struct inode_table *t, struct inode *inode, struct inode *parent, const char *name);
 bool inode_alias_drop(struct inode_table *t, struct inode *inode, struct inode *parent, const char *name);
 unsigned inode_alias_count(struct inode_table *t, const struct inode *inode);
 void inode_gone(struct inode_table *t, struct inode *inode);
 void inode_pin(struct inode_table *t, struct inode *inode, int fd);
+int inode_pin_dup(struct inode_table *t, const struct inode *inode);
+void inode_unpin(struct inode_table *t, struct inode *inode);
 bool inode_pin_room(struct inode_table *t);
 
 /* inode_alias_get(t, inode, parent, name): one known name: the parent held, the name copied (VAULT_NAME_MAX + 1). -ESTALE: none. */

@@ -25,6 +25,7 @@ struct mount {
 	char *mountpoint;
 	double timeout;              /* entries and attributes, seconds */
 	bool root;                   /* we may give files to others */
+	bool acl;                    /* POSIX ACLs are enforced; set while INIT is answered */
 
 	/* Names hold still for readers (walking from a name to a descriptor), renames are writers. Taken after the vault's
 	 * names lock, before the table's. */

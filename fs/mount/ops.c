@@ -79,21 +79,39 @@ void ops_reply(fuse_req_t req, uint64_t subject, int err)
 	fuse_reply_err(req, -ops_errno(ops_mount(req), subject, err));
 }
 
-int ops_owner(fuse_req_t req, struct mount *m, const struct resolve_dir *dir, mode_t *mode, uid_t *uid, gid_t *gid)
+/* A group that the caller chose to work under (newgrp), which a service without privileges can give when it is one of its own. */
+static gid_t own_group(const struct fuse_ctx *ctx)
+{
+	gid_t groups[256];
+	int i, n;
+
+	if (ctx->uid != geteuid() || ctx->gid == getegid())
+		return (gid_t)-1;
+	n = getgroups(256, groups);
+	for (i = 0; i < n; i++)
+		if (groups[i] == ctx->gid)
+			return ctx->gid;
+	return (gid_t)-1;
+}
+
+int ops_prepare(fuse_req_t req, struct mount *m, const struct resolve_dir *dir, mode_t mode, struct ops_new *ret)
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	struct stat st;
 
-	*uid = (uid_t)-1;
-	*gid = (gid_t)-1;
+	*ret = (struct ops_new){ mode, (uid_t)-1, (gid_t)-1, m->acl && vault_dir_inherits(dir->fd) };
 	if (fstat(dir->fd, &st) < 0)
 		return -errno;
-	if ((st.st_mode & S_ISGID) && S_ISDIR(*mode))
-		*mode |= S_ISGID;
-	if (!m->root)
-		return 0;
-	*uid = ctx->uid;
-	*gid = st.st_mode & S_ISGID ? st.st_gid : ctx->gid;
+	if (!ret->inherits) /* the kernel has done so already, when it does not leave this to us */
+		ret->mode &= ~(ctx->umask & 0777);
+	if ((st.st_mode & S_ISGID) && S_ISDIR(mode))
+		ret->mode |= S_ISGID;
+	if (m->root) {
+		ret->uid = ctx->uid;
+		ret->gid = st.st_mode & S_ISGID ? st.st_gid : ctx->gid;
+	} else if (!(st.st_mode & S_ISGID)) {
+		ret->gid = own_group(ctx);
+	}
 	return 0;
 }
 

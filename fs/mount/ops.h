@@ -59,9 +59,16 @@ int ops_errno(struct mount *m, uint64_t subject, int err);
 /* ops_reply(req, subject, err): replies an error or success without data. */
 void ops_reply(fuse_req_t req, uint64_t subject, int err);
 
-/* ops_owner(req, m, dir, mode, uid, gid): who owns an object that the caller makes in dir; (uid_t)-1 when that is not ours to choose.
- * Directories in a set-gid directory get the bit in *mode. */
-int ops_owner(fuse_req_t req, struct mount *m, const struct resolve_dir *dir, mode_t *mode, uid_t *uid, gid_t *gid);
+/* What an object that the caller makes will be. */
+struct ops_new {
+	mode_t mode;   /* with type, umask applied */
+	uid_t uid;     /* (uid_t)-1: not ours to choose */
+	gid_t gid;
+	bool inherits; /* the directory has a default ACL, which narrows mode */
+};
+
+/* ops_prepare(req, m, dir, mode, ret): for what the caller makes in dir. Directories in a set-gid directory get the bit. */
+int ops_prepare(fuse_req_t req, struct mount *m, const struct resolve_dir *dir, mode_t mode, struct ops_new *ret);
 
 /* ops_attr(m, inode, st): backing attributes in place become those of the clear object. */
 void ops_attr(struct mount *m, struct inode *inode, struct stat *st);

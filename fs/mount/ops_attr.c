@@ -7,8 +7,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "creds.h"
 #include "ops.h"
-#include "session.h"
+#include "raw.h"
 
 void ops_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -81,12 +82,19 @@ static int set_mode(const struct target *t, mode_t mode)
 	return r < 0 ? -errno : 0;
 }
 
-static int set_owner(const struct target *t, int to_set, const struct stat *attr)
+static int set_owner(const struct target *t, int to_set, const struct stat *attr, bool privileged)
 {
 	uid_t uid = to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1;
 	gid_t gid = to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1;
 
-	return fchownat(t->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	int r;
+
+	if (privileged) /* quotas do not bind whoever may give files away */
+		creds_limited(false);
+	r = fchownat(t->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	if (privileged)
+		creds_limited(true);
+	return r;
 }
 
 static struct timespec stamp(int to_set, int set, int now, const struct timespec *given)
@@ -121,15 +129,16 @@ static int set_times(struct mount *m, const struct target *t, int to_set, const 
 	return r;
 }
 
-static int apply(struct mount *m, const struct target *t, const struct stat *attr, int to_set, bool kill)
+static int apply(fuse_req_t req, const struct target *t, const struct stat *attr, int to_set, bool kill)
 {
 	const int times = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW | FUSE_SET_ATTR_SIZE;
+	struct mount *m = ops_mount(req);
 	int r = 0;
 
 	if (to_set & FUSE_SET_ATTR_MODE)
 		r = set_mode(t, attr->st_mode);
 	if (r == 0 && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)))
-		r = set_owner(t, to_set, attr);
+		r = set_owner(t, to_set, attr, fuse_req_ctx(req)->uid == 0);
 	if (r == 0 && (to_set & FUSE_SET_ATTR_SIZE)) {
 		r = attr->st_size < 0 ? -EINVAL : vault_file_truncate(content_file(t->content), (uint64_t)attr->st_size);
 		if (r == 0 && kill)
@@ -149,7 +158,7 @@ void ops_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, 
 	int r = inode ? target_open(req, inode, to_set, fi, &t) : -ESTALE;
 
 	if (r == 0) {
-		r = apply(m, &t, attr, to_set, session_kill());
+		r = apply(req, &t, attr, to_set, raw_kill());
 		if (r == 0 && fstat(t.fd, &st) < 0)
 			r = -errno;
 		if (r == 0)

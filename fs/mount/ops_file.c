@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "ops.h"
+#include "raw.h"
 #include "session.h"
 #include "vault/header.h"
 
@@ -28,7 +29,7 @@ static int truncate_open(struct mount *m, struct inode *inode, struct content *c
 
 	if (r < 0)
 		return r;
-	if (session_kill())
+	if (raw_kill())
 		ops_kill(m, inode->nodeid, vault_file_fd(file));
 	return ops_file_times(m, inode, vault_file_fd(file), now);
 }
@@ -101,32 +102,107 @@ static int create(fuse_req_t req, struct resolve_entry *e, const char *name, mod
 	struct kms_caller caller = ops_caller(req);
 	struct vault_file *file;
 	char path[PATH_MAX];
-	uid_t uid;
-	gid_t gid;
-	int r;
+	struct ops_new new;
+	int r = ops_prepare(req, m, &e->dir, mode | S_IFREG, &new);
 
-	mode |= S_IFREG;
-	r = ops_owner(req, m, &e->dir, &mode, &uid, &gid);
 	if (r < 0)
 		return r;
 	inode_path(&m->table, e->dir.inode, name, path, sizeof path);
-	r = vault_file_create(m->vault, &caller, path, e->dir.fd, &e->dir.rec, mode & 07777, uid, gid, &file);
+	r = vault_file_create(m->vault, &caller, path, e->dir.fd, &e->dir.rec, new.mode & 07777, new.uid, new.gid, &file);
 	return r < 0 ? r : create_entered(req, e, name, file, ret, c, entry);
+}
+
+/* ---- O_TMPFILE: open without a name, until a link gives it one ---- */
+
+#define NAMELESS "/" /* what the kernel calls it (raw.c) */
+
+/* The pin is what operations reach it by. */
+static int nameless_entered(struct mount *m, struct vault_file *file, struct inode **ret, struct content **c, struct fuse_entry_param *entry)
+{
+	char proc[RESOLVE_PROC];
+	struct inode *inode;
+	struct stat st;
+	int fd, r;
+
+	fd = open(resolve_proc(vault_file_fd(file), proc), O_PATH | O_CLOEXEC);
+	r = fd < 0 || fstat(fd, &st) < 0 ? -errno : 0;
+	inode = r == 0 ? inode_enter(&m->table, NULL, NULL, &st, NULL, -1) : NULL;
+	if (!inode) {
+		if (fd >= 0)
+			close(fd);
+		vault_file_release(file, true);
+		vault_file_free(file);
+		return r < 0 ? r : -ENOMEM;
+	}
+	inode_pin(&m->table, inode, fd);
+	r = content_adopt(m, inode, file, c);
+	if (r < 0) {
+		inode_forget(&m->table, inode->nodeid, 1);
+		inode_put(&m->table, inode);
+		return r;
+	}
+	ops_entry(m, inode, &st, entry);
+	*ret = inode;
+	return 0;
+}
+
+static int create_nameless(fuse_req_t req, struct inode *parent, mode_t mode, struct inode **ret, struct content **c, struct fuse_entry_param *entry)
+{
+	struct mount *m = ops_mount(req);
+	struct kms_caller caller = ops_caller(req);
+	struct vault_file *file = NULL;
+	struct resolve_dir dir;
+	struct ops_new new;
+	char path[PATH_MAX];
+	int r = inode_pin_room(&m->table) ? resolve_dir(m, parent, &dir) : -ENFILE;
+
+	if (r < 0)
+		return r;
+	inode_path(&m->table, parent, "(no name)", path, sizeof path);
+	r = ops_prepare(req, m, &dir, mode | S_IFREG, &new);
+	if (r == 0)
+		r = vault_file_create(m->vault, &caller, path, dir.fd, &dir.rec, new.mode & 07777, new.uid, new.gid, &file);
+	resolve_done(m, &dir);
+	if (r < 0)
+		return r;
+	if (vault_file_nameless(file))
+		return nameless_entered(m, file, ret, c, entry);
+	vault_file_release(file, true); /* the backing filesystem has no such thing */
+	vault_file_free(file);
+	return -EOPNOTSUPP;
+}
+
+static int create_any(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct inode **ret, struct content **c,
+		      struct fuse_entry_param *entry)
+{
+	struct mount *m = ops_mount(req);
+	struct inode *dir = inode_get(&m->table, parent);
+	struct resolve_entry e;
+	int r;
+
+	if (!dir)
+		return -ESTALE;
+	if (!strcmp(name, NAMELESS)) {
+		r = create_nameless(req, dir, mode, ret, c, entry);
+	} else {
+		r = resolve_entry(m, dir, name, &e);
+		if (r == 0) {
+			r = create(req, &e, name, mode, ret, c, entry);
+			resolve_done(m, &e.dir);
+		}
+	}
+	inode_put(&m->table, dir);
+	return r;
 }
 
 void ops_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
 	struct mount *m = ops_mount(req);
 	struct fuse_entry_param entry;
-	struct resolve_entry e;
 	struct inode *inode = NULL;
 	struct content *c = NULL;
-	int r = resolve_node(m, parent, name, &e);
+	int r = create_any(req, parent, name, mode, &inode, &c, &entry);
 
-	if (r == 0) {
-		r = create(req, &e, name, mode, &inode, &c, &entry);
-		resolve_done(m, &e.dir);
-	}
 	if (r < 0) {
 		ops_reply(req, 0, r);
 		return;
@@ -159,7 +235,7 @@ void ops_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off
 		ops_reply(req, 0, r);
 		return;
 	}
-	if (session_kill())
+	if (raw_kill())
 		ops_kill(ops_mount(req), ino, vault_file_fd(file));
 	fuse_reply_write(req, size);
 }

@@ -94,7 +94,7 @@ static void reply_made(fuse_req_t req, struct resolve_entry *e, const char *name
 }
 
 /* A regular file made by mknod: created like any, and closed at once. */
-static int make_regular(fuse_req_t req, struct resolve_entry *e, const char *name, mode_t mode, uid_t uid, gid_t gid)
+static int make_regular(fuse_req_t req, struct resolve_entry *e, const char *name, const struct ops_new *new)
 {
 	struct mount *m = ops_mount(req);
 	struct kms_caller caller = ops_caller(req);
@@ -103,7 +103,7 @@ static int make_regular(fuse_req_t req, struct resolve_entry *e, const char *nam
 	int r;
 
 	inode_path(&m->table, e->dir.inode, name, path, sizeof path);
-	r = vault_file_create(m->vault, &caller, path, e->dir.fd, &e->dir.rec, mode & 07777, uid, gid, &file);
+	r = vault_file_create(m->vault, &caller, path, e->dir.fd, &e->dir.rec, new->mode & 07777, new->uid, new->gid, &file);
 	if (r < 0)
 		return r;
 	r = vault_file_link(file, e->dir.fd, &e->name);
@@ -113,20 +113,26 @@ static int make_regular(fuse_req_t req, struct resolve_entry *e, const char *nam
 }
 
 /* Owner and mode of a special file or symlink that was just made; it goes again when they cannot be given. */
-static int give(struct resolve_entry *e, mode_t mode, uid_t uid, gid_t gid)
+static int give(struct resolve_entry *e, const struct ops_new *new)
 {
+	mode_t mode = new->mode & 07777;
+	struct stat st;
 	int r = 0;
 
-	if (uid != (uid_t)-1 && fchownat(e->dir.fd, e->name.entry, uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
+	if ((new->uid != (uid_t)-1 || new->gid != (gid_t)-1) && fchownat(e->dir.fd, e->name.entry, new->uid, new->gid, AT_SYMLINK_NOFOLLOW) < 0)
 		r = -errno;
-	if (r == 0 && !S_ISLNK(mode) && fchmodat(e->dir.fd, e->name.entry, mode & 07777, 0) < 0)
+	if (r == 0 && fstatat(e->dir.fd, e->name.entry, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		r = -errno;
+	if (r == 0 && new->inherits)
+		mode = (mode & 07000) | (st.st_mode & 0777);
+	if (r == 0 && !S_ISLNK(st.st_mode) && ((st.st_mode ^ mode) & 07777) && fchmodat(e->dir.fd, e->name.entry, mode, 0) < 0)
 		r = -errno;
 	if (r < 0)
 		unlinkat(e->dir.fd, e->name.entry, 0);
 	return r;
 }
 
-static int make_special(struct mount *m, struct resolve_entry *e, mode_t mode, dev_t rdev, const char *sealed, uid_t uid, gid_t gid)
+static int make_special(struct mount *m, struct resolve_entry *e, const struct ops_new *new, dev_t rdev, const char *sealed)
 {
 	int r;
 
@@ -136,12 +142,12 @@ static int make_special(struct mount *m, struct resolve_entry *e, mode_t mode, d
 		vault_half_end(m->vault);
 		return r;
 	}
-	if (S_ISLNK(mode))
+	if (S_ISLNK(new->mode))
 		r = symlinkat(sealed, e->dir.fd, e->name.entry) < 0 ? -errno : 0;
 	else
-		r = mknodat(e->dir.fd, e->name.entry, mode & (S_IFMT | 0600), rdev) < 0 ? -errno : 0;
+		r = mknodat(e->dir.fd, e->name.entry, new->mode & (S_IFMT | 0777), rdev) < 0 ? -errno : 0;
 	if (r == 0)
-		r = give(e, mode, uid, gid);
+		r = give(e, new);
 	if (r < 0 && r != -EEXIST)
 		vault_name_side_drop(e->dir.fd, &e->name);
 	vault_half_end(m->vault);
@@ -152,19 +158,18 @@ void ops_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 {
 	struct mount *m = ops_mount(req);
 	struct resolve_entry e;
-	uid_t uid;
-	gid_t gid;
+	struct ops_new new;
 	int r = resolve_node(m, parent, name, &e);
 
 	if (r < 0) {
 		ops_reply(req, 0, r);
 		return;
 	}
-	r = ops_owner(req, m, &e.dir, &mode, &uid, &gid);
+	r = ops_prepare(req, m, &e.dir, mode, &new);
 	if (r == 0 && S_ISREG(mode))
-		r = make_regular(req, &e, name, mode, uid, gid);
+		r = make_regular(req, &e, name, &new);
 	else if (r == 0)
-		r = make_special(m, &e, mode, rdev, NULL, uid, gid);
+		r = make_special(m, &e, &new, rdev, NULL);
 	reply_made(req, &e, name, r);
 }
 
@@ -172,21 +177,19 @@ void ops_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const ch
 {
 	struct mount *m = ops_mount(req);
 	struct resolve_entry e;
-	mode_t mode = S_IFLNK | 0777;
 	char sealed[PATH_MAX];
-	uid_t uid;
-	gid_t gid;
+	struct ops_new new;
 	int r = resolve_node(m, parent, name, &e);
 
 	if (r < 0) {
 		ops_reply(req, 0, r);
 		return;
 	}
-	r = ops_owner(req, m, &e.dir, &mode, &uid, &gid);
+	r = ops_prepare(req, m, &e.dir, S_IFLNK | 0777, &new);
 	if (r == 0)
 		r = vault_link_seal(m->vault, target, sealed);
 	if (r == 0)
-		r = make_special(m, &e, mode, 0, sealed, uid, gid);
+		r = make_special(m, &e, &new, 0, sealed);
 	reply_made(req, &e, name, r);
 }
 
@@ -197,19 +200,17 @@ void ops_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 	struct inode *inode = NULL;
 	struct resolve_entry e;
 	struct vault_dir rec;
+	struct ops_new new;
 	struct stat st;
-	uid_t uid;
-	gid_t gid;
 	int fd = -1, r = resolve_node(m, parent, name, &e);
 
 	if (r < 0) {
 		ops_reply(req, 0, r);
 		return;
 	}
-	mode |= S_IFDIR;
-	r = ops_owner(req, m, &e.dir, &mode, &uid, &gid);
+	r = ops_prepare(req, m, &e.dir, mode | S_IFDIR, &new);
 	if (r == 0)
-		r = vault_dir_make(m->vault, e.dir.fd, &e.dir.rec, &e.name, mode & 07777, uid, gid, &rec, &fd);
+		r = vault_dir_make(m->vault, e.dir.fd, &e.dir.rec, &e.name, new.mode & 07777, new.uid, new.gid, &rec, &fd);
 	if (r == 0 && fstat(fd, &st) < 0) {
 		r = -errno;
 		close(fd);
@@ -311,6 +312,19 @@ void ops_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	ops_reply(req, st.st_ino, r);
 }
 
+/* The first name of an O_TMPFILE file. While it is open it holds the lease on its key version, so a census need not see it. */
+static int link_nameless(struct mount *m, struct inode *inode, struct resolve_entry *e, const char *name)
+{
+	int r = content_link(m, inode, e->dir.fd, &e->dir.rec, &e->name);
+
+	if (r < 0)
+		return r;
+	r = inode_alias_add(&m->table, inode, e->dir.inode, name);
+	if (r == 0)
+		inode_unpin(&m->table, inode);
+	return 0;
+}
+
 void ops_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname)
 {
 	struct mount *m = ops_mount(req);
@@ -323,6 +337,12 @@ void ops_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *
 	if (r < 0) {
 		inode_put(&m->table, inode);
 		ops_reply(req, 0, r);
+		return;
+	}
+	if (inode_alias_count(&m->table, inode) == 0) { /* or its last name went: then it cannot come back, which the kernel knows */
+		r = link_nameless(m, inode, &e, newname);
+		inode_put(&m->table, inode);
+		reply_made(req, &e, newname, r);
 		return;
 	}
 	vault_names_rdlock(m->vault);

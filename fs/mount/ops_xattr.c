@@ -10,6 +10,10 @@
 #include <unistd.h>
 
 #include "ops.h"
+#include "raw.h"
+
+#define ACL "system.posix_acl_"
+#define ACCESS_ACL ACL "access"
 
 static bool sealed(const char *name)
 {
@@ -18,7 +22,7 @@ static bool sealed(const char *name)
 
 static bool passed(const char *name)
 {
-	return !strncmp(name, "security.", 9) || !strncmp(name, "trusted.", 8) || !strncmp(name, "system.posix_acl_", 17);
+	return !strncmp(name, "security.", 9) || !strncmp(name, "trusted.", 8) || !strncmp(name, ACL, sizeof ACL - 1);
 }
 
 /* Sealed xattrs of an inode, ready for use. */
@@ -100,16 +104,17 @@ static ssize_t get_passed(struct mount *m, struct inode *inode, const char *name
 /* Programs ask each file for several attributes that hardly any has: one look answers all of them. */
 static ssize_t get(fuse_req_t req, struct inode *inode, const char *name, void *value, size_t size)
 {
+	struct mount *m = ops_mount(req);
 	struct access a;
 	uint64_t look;
 	ssize_t n;
 
-	if (!passed(name) && !sealed(name))
+	if ((!passed(name) && !sealed(name)) || (!m->acl && !strncmp(name, ACL, sizeof ACL - 1)))
 		return -EOPNOTSUPP;
-	if (inode_bare(&ops_mount(req)->table, inode, &look))
+	if (inode_bare(&m->table, inode, &look))
 		return -ENODATA;
 	if (passed(name))
-		return get_passed(ops_mount(req), inode, name, value, size, look);
+		return get_passed(m, inode, name, value, size, look);
 	n = access_open(req, inode, false, &a);
 	if (n < 0)
 		return n;
@@ -213,6 +218,18 @@ void ops_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 	free(names);
 }
 
+/* Who sets the ACL is not in the file's group: the daemon, which is, must not keep the bit for them. The kernel asks for the mode again by itself. */
+static int kill_sgid(int fd, const char *proc)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!(st.st_mode & S_ISGID))
+		return 0;
+	return chmod(proc, st.st_mode & 07777 & ~(mode_t)S_ISGID) < 0 ? -errno : 0;
+}
+
 /* set: value and flags; remove: value NULL and flags -1. */
 static int change_passed(struct mount *m, struct inode *inode, const char *name, const char *value, size_t size, int flags)
 {
@@ -224,6 +241,8 @@ static int change_passed(struct mount *m, struct inode *inode, const char *name,
 	resolve_proc(fd, proc);
 	r = flags < 0 ? removexattr(proc, name) : setxattr(proc, name, value, size, flags);
 	r = r < 0 ? -errno : 0;
+	if (r == 0 && raw_kill() && !strcmp(name, ACCESS_ACL))
+		r = kill_sgid(fd, proc);
 	close(fd);
 	return r;
 }

@@ -218,36 +218,29 @@ static int entry_of(struct mount *m, struct inode *inode, struct resolve_entry *
 	return r;
 }
 
-static int pin_of(struct mount *m, struct inode *inode)
-{
-	int pin;
-
-	pthread_mutex_lock(&m->table.lock);
-	pin = inode->pin;
-	pthread_mutex_unlock(&m->table.lock);
-	return pin;
-}
-
+/* pin is ours. */
 static int open_pin(int pin, int flags)
 {
 	char path[RESOLVE_PROC];
 	int fd;
 
 	if (flags & O_PATH)
-		fd = fcntl(pin, F_DUPFD_CLOEXEC, 0);
-	else
-		fd = open(resolve_proc(pin, path), (flags & ~O_NOFOLLOW) | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
+		return pin;
+	fd = open(resolve_proc(pin, path), (flags & ~O_NOFOLLOW) | O_CLOEXEC);
+	if (fd < 0)
+		fd = -errno;
+	close(pin);
+	return fd;
 }
 
 static int open_once(struct mount *m, struct inode *inode, int flags)
 {
 	struct resolve_entry e;
 	struct stat st;
-	int fd, r, pin = pin_of(m, inode);
+	int fd, r, pin = inode_pin_dup(&m->table, inode);
 
-	if (pin >= 0)
-		return open_pin(pin, flags);
+	if (pin != -EBADF)
+		return pin < 0 ? pin : open_pin(pin, flags);
 	resolve_rdlock(m);
 	r = entry_of(m, inode, &e);
 	if (r < 0) {
@@ -296,10 +289,15 @@ int resolve_open(struct mount *m, struct inode *inode, int flags)
 static int stat_once(struct mount *m, struct inode *inode, struct stat *ret)
 {
 	struct resolve_entry e;
-	int r, pin = pin_of(m, inode);
+	int r, pin = inode_pin_dup(&m->table, inode);
 
-	if (pin >= 0)
-		return fstat(pin, ret) < 0 ? -errno : 0;
+	if (pin >= 0) {
+		r = fstat(pin, ret) < 0 ? -errno : 0;
+		close(pin);
+		return r;
+	}
+	if (pin != -EBADF)
+		return pin;
 	resolve_rdlock(m);
 	r = entry_of(m, inode, &e);
 	if (r == 0) {

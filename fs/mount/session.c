@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,15 +26,16 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "creds.h"
 #include "device.h"
 #include "ops.h"
+#include "raw.h"
 #include "session.h"
 
 #define WORKERS_FIRST 3
 #define WORKERS_MAX 32
 #define MAX_WRITE (1u << 20)
 #define BUFFER_SIZE (MAX_WRITE + 8192)
-#define BULK 32768
 #define SPIN_NS 100000
 #define SPIN_SKIP_MAX 64
 #define PREEMPTED_NS 30000
@@ -41,8 +43,6 @@
 #define TICK_NS 1000000
 #define IDLE_TICKS 20
 #define READY_SECONDS 30
-#define INIT_FLAGS (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS | FUSE_CACHE_SYMLINKS)
-#define INIT_DIRECT_MMAP (1u << 4) /* FUSE_DIRECT_IO_ALLOW_MMAP, in flags2 */
 
 struct worker {
 	struct session *session;
@@ -71,8 +71,7 @@ struct session {
 	pthread_mutex_t nap_lock; /* guards napping */
 	pthread_cond_t nap;
 	atomic_bool napping;
-	uint64_t init_unique;   /* of the INIT request, while it is answered; INIT comes before anything else */
-	uint32_t init_flags, init_flags2;
+	struct raw raw;         /* set while INIT is answered, constant then */
 	struct worker workers[WORKERS_MAX];
 	pthread_t later;        /* started by its first job; guarded by lock: later_runs and jobs */
 	pthread_cond_t job_came;
@@ -95,7 +94,6 @@ static atomic_flag spinner = ATOMIC_FLAG_INIT; /* held by the one thread of the 
 
 static _Thread_local struct worker *self;
 static _Thread_local int reply_fd = -1; /* answers go where the request came from */
-static _Thread_local bool kill_bits;
 
 char *session_buffer(size_t *size)
 {
@@ -104,12 +102,12 @@ char *session_buffer(size_t *size)
 	return self->out;
 }
 
-bool session_kill(void)
-{
-	return kill_bits;
-}
-
 /* ---- what libfuse calls ---- */
+
+static bool backing_has_acl(int fd)
+{
+	return fgetxattr(fd, "system.posix_acl_access", NULL, 0) >= 0 || errno == ENODATA;
+}
 
 void session_init(void *userdata, struct fuse_conn_info *conn)
 {
@@ -120,33 +118,20 @@ void session_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_HANDLE_KILLPRIV); /* nobody else changes a vault that we hold */
 	if (!m->options.cache_none && (conn->capable & FUSE_CAP_WRITEBACK_CACHE))
 		conn->want |= FUSE_CAP_WRITEBACK_CACHE;
-}
-
-/* libfuse 3.14 cannot ask for these flags; they are added to its answer as it goes by. */
-static void patch_init(struct session *s, struct iovec *iov, int count)
-{
-	const struct fuse_out_header *out = iov[0].iov_base;
-	struct fuse_init_out *init;
-
-	if (out->unique != s->init_unique || out->error != 0 || count < 2 || iov[1].iov_len < sizeof *init)
-		return;
-	init = iov[1].iov_base;
-	init->flags |= INIT_FLAGS & s->init_flags;
-	if (s->mount->options.cache_none && (init->flags & FUSE_INIT_EXT))
-		init->flags2 |= INIT_DIRECT_MMAP & s->init_flags2;
+	/* With ACLs, what of umask applies is decided here. */
+	m->acl = backing_has_acl(vault_root_fd(m->vault)) && (conn->capable & FUSE_CAP_POSIX_ACL) && (conn->capable & FUSE_CAP_DONT_MASK);
+	if (m->acl)
+		conn->want |= FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;
 }
 
 static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct mount *m = userdata;
 	struct session *s = m->session;
-	ssize_t n;
+	bool init = raw_answer(&s->raw, iov, count, m->options.cache_none);
+	ssize_t n = writev(reply_fd >= 0 ? reply_fd : fd, iov, count);
 
-	if (s->init_unique)
-		patch_init(s, iov, count);
-	n = writev(reply_fd >= 0 ? reply_fd : fd, iov, count);
-	if (s->init_unique) {
-		s->init_unique = 0;
+	if (init) {
 		pthread_mutex_lock(&s->lock);
 		s->ready = n >= 0;
 		pthread_cond_broadcast(&s->changed);
@@ -163,53 +148,6 @@ static ssize_t io_read(int fd, void *buf, size_t size, void *userdata)
 static const struct fuse_custom_io io = { .writev = io_writev, .read = io_read };
 
 /* ---- requests ---- */
-
-static const void *body(const struct fuse_in_header *in)
-{
-	return in + 1;
-}
-
-/* What libfuse 3.14 does not pass on. */
-static void look_at(struct session *s, const struct fuse_in_header *in)
-{
-	const struct fuse_init_in *init;
-
-	kill_bits = false;
-	switch (in->opcode) {
-	case FUSE_INIT:
-		init = body(in);
-		s->init_unique = in->unique;
-		s->init_flags = init->flags;
-		s->init_flags2 = init->flags & FUSE_INIT_EXT ? init->flags2 : 0;
-		break;
-	case FUSE_SETATTR:
-		kill_bits = ((const struct fuse_setattr_in *)body(in))->valid & FATTR_KILL_SUIDGID;
-		break;
-	case FUSE_WRITE:
-		kill_bits = ((const struct fuse_write_in *)body(in))->write_flags & FUSE_WRITE_KILL_SUIDGID;
-		break;
-	case FUSE_OPEN:
-		kill_bits = ((const struct fuse_open_in *)body(in))->open_flags & FUSE_OPEN_KILL_SUIDGID;
-		break;
-	}
-}
-
-static bool is_long(const struct fuse_in_header *in)
-{
-	switch (in->opcode) {
-	case FUSE_READ:
-		return ((const struct fuse_read_in *)body(in))->size >= BULK;
-	case FUSE_WRITE:
-		return ((const struct fuse_write_in *)body(in))->size >= BULK;
-	case FUSE_SETATTR:
-		return ((const struct fuse_setattr_in *)body(in))->valid & FATTR_SIZE;
-	case FUSE_FSYNC:
-	case FUSE_FSYNCDIR:
-	case FUSE_FALLOCATE:
-		return true;
-	}
-	return false;
-}
 
 static void leave(struct session *s)
 {
@@ -329,8 +267,8 @@ static void lead(struct worker *w)
 			leave(s);
 		if (n <= 0)
 			continue;
-		look_at(s, (struct fuse_in_header *)w->in);
-		if (is_long((struct fuse_in_header *)w->in)) {
+		n = (ssize_t)raw_request(&s->raw, (struct fuse_in_header *)w->in, (size_t)n);
+		if (raw_long((struct fuse_in_header *)w->in)) {
 			atomic_fetch_add(&s->busy, 1);
 			pthread_mutex_lock(&s->lock);
 			free_lead(s);
@@ -354,6 +292,7 @@ static void *work(void *arg)
 	struct worker *w = self = arg;
 	struct session *s = w->session;
 
+	creds_limited(true);
 	for (;;) {
 		pthread_mutex_lock(&s->lock);
 		while (s->led && !atomic_load(&s->exit)) {

@@ -28,10 +28,8 @@ void session_free(struct session *s);
 /* The libfuse init operation. */
 void session_init(void *userdata, struct fuse_conn_info *conn);
 
-/* For the operation that runs in this thread: session_buffer(size): this worker's buffer for a reply (*size is cut to what it holds).
- * session_kill(): the kernel asked that set-uid bits are cleared with this request. */
+/* session_buffer(size): for the operation that runs in this thread, this worker's buffer for a reply (*size is cut to what it holds). */
 char *session_buffer(size_t *size);
-bool session_kill(void);
 
 /* session_forget_attr(m, ino): the kernel asks again for the attributes of an inode. */
 void session_forget_attr(struct mount *m, uint64_t ino);

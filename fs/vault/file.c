@@ -103,17 +103,17 @@ static int derive(struct vault_file *f, const uint8_t *dek, const uint8_t *page)
 /* ---- create ---- */
 
 /* A backing file without a name, or with a name that is no entry where the filesystem has no O_TMPFILE. */
-static int open_nameless(int dirfd, char temp[32])
+static int open_nameless(int dirfd, mode_t mode, char temp[32])
 {
 	int fd, r;
 
 	temp[0] = '\0';
-	fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode & 0777);
 	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOENT))
 		return fd >= 0 ? fd : -errno;
 	if ((r = vault_name_temp(temp)) != 0)
 		return r;
-	fd = openat(dirfd, temp, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
+	fd = openat(dirfd, temp, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, mode & 0777);
 	if (fd < 0) {
 		r = -errno;
 		temp[0] = '\0';
@@ -123,7 +123,7 @@ static int open_nameless(int dirfd, char temp[32])
 }
 
 /* The same, listed as open before a check can see its name. */
-static int new_nameless(struct vault *v, int dirfd, struct vault_file **ret)
+static int new_nameless(struct vault *v, int dirfd, mode_t mode, struct vault_file **ret)
 {
 	struct vault_file *f;
 	struct stat st;
@@ -131,7 +131,7 @@ static int new_nameless(struct vault *v, int dirfd, struct vault_file **ret)
 	int fd;
 
 	vault_half_begin(v);
-	fd = open_nameless(dirfd, temp);
+	fd = open_nameless(dirfd, mode, temp);
 	if (fd < 0) {
 		vault_half_end(v);
 		return fd;
@@ -185,11 +185,18 @@ static int write_header(struct vault_file *f, const struct kms_new_dek *new)
 	return r;
 }
 
-static int own(int fd, mode_t mode, uid_t uid, gid_t gid)
+/* Owner, then mode; below a default ACL what the backing filesystem has made of the mode counts. */
+static int own(int dirfd, int fd, mode_t mode, uid_t uid, gid_t gid)
 {
+	struct stat st;
+
 	if ((uid != (uid_t)-1 || gid != (gid_t)-1) && fchown(fd, uid, gid) != 0)
 		return -errno;
-	return fchmod(fd, mode & 07777) != 0 ? -errno : 0;
+	if (fstat(fd, &st) != 0)
+		return -errno;
+	if (((st.st_mode ^ mode) & 0777) && vault_dir_inherits(dirfd))
+		mode = (mode & 07000) | (st.st_mode & 0777);
+	return ((st.st_mode ^ mode) & 07777) && fchmod(fd, mode & 07777) != 0 ? -errno : 0;
 }
 
 int vault_file_create(struct vault *v, const struct kms_caller *caller, const char *path, int dirfd, const struct vault_dir *dir, mode_t mode,
@@ -199,12 +206,12 @@ int vault_file_create(struct vault *v, const struct kms_caller *caller, const ch
 	struct kms_new_dek new = { .dek = NULL };
 	struct base_error err = { .code = 0 };
 	struct vault_file *f;
-	int r = new_nameless(v, dirfd, &f);
+	int r = new_nameless(v, dirfd, mode, &f);
 
 	*ret = NULL;
 	if (r != 0)
 		return r;
-	r = own(f->fd, mode, uid, gid);
+	r = own(dirfd, f->fd, mode, uid, gid);
 	memcpy(subject.vault_id, vault_id(v), BASE_ID_SIZE);
 	if (r == 0)
 		r = kms_dek_create(vault_core(v), caller, &subject, dir->zone, KMS_DEK_WRITE | KMS_DEK_DIRTY, &new, &err);
@@ -261,9 +268,10 @@ int vault_file_link(struct vault_file *f, int dirfd, const struct vault_name *na
 	if (r != 0 && r != -EEXIST)
 		vault_name_side_drop(dirfd, name);
 	vault_half_end(f->v);
-	if (f->has_lease)
+	if (r == 0 && f->has_lease) {
 		kms_dek_created(vault_core(f->v), f->lease);
-	f->has_lease = false;
+		f->has_lease = false;
+	}
 	return r;
 }
 
@@ -558,6 +566,11 @@ void vault_file_mtime(struct vault_file *f, const struct timespec *mtime)
 	if (mtime)
 		f->mtime = *mtime;
 	pthread_rwlock_unlock(&f->lock);
+}
+
+bool vault_file_nameless(const struct vault_file *f)
+{
+	return !f->temp[0];
 }
 
 bool vault_file_resized(const struct vault_file *f)

@@ -14,6 +14,8 @@
 #include "small.h"
 #include "vault/path.h"
 
+#define DEFAULT_ACL "system.posix_acl_default"
+
 static DIR *list_dir(int dirfd)
 {
 	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -110,6 +112,18 @@ int vault_rename_new(int fromfd, const char *from, int tofd, const char *to)
 	return renameat(fromfd, from, tofd, to) < 0 ? -errno : 0;
 }
 
+bool vault_dir_inherits(int dirfd)
+{
+	char proc[64];
+
+	if (fgetxattr(dirfd, DEFAULT_ACL, NULL, 0) > 0)
+		return true;
+	if (errno != EBADF)
+		return false;
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", dirfd);
+	return getxattr(proc, DEFAULT_ACL, NULL, 0) > 0;
+}
+
 /* Owner, then mode: exactly what was asked, but for what a default ACL of the parent took away, and with the inherited setgid bit. */
 static int dress(int parentfd, int fd, mode_t mode, uid_t uid, gid_t gid)
 {
@@ -120,7 +134,7 @@ static int dress(int parentfd, int fd, mode_t mode, uid_t uid, gid_t gid)
 	if (fstat(fd, &st) < 0 || fstat(parentfd, &parent) < 0)
 		return -errno;
 	mode &= 07777;
-	if (fgetxattr(fd, "system.posix_acl_default", NULL, 0) > 0)
+	if (vault_dir_inherits(fd))
 		mode &= st.st_mode | 07000;
 	if (parent.st_mode & S_ISGID)
 		mode |= S_ISGID;

@@ -27,6 +27,9 @@ int vault_dir_write(struct vault *v, int dirfd, struct vault_dir *dir, bool sync
 int vault_dir_make(struct vault *v, int parentfd, const struct vault_dir *parent, const struct vault_name *name, mode_t mode, uid_t uid,
 		   gid_t gid, struct vault_dir *ret, int *ret_fd);
 
+/* vault_dir_inherits(dirfd): it has a default ACL: what is made in it inherits that, and no umask applies. dirfd may be O_PATH. */
+bool vault_dir_inherits(int dirfd);
+
 /* vault_dir_remove(v, parentfd, name): rmdir as FORMAT.md says. -ENOTEMPTY when it has entries other than its record, tmp. leftovers and orphaned
  * side records, which are removed with it. -ENOTDIR, -ENOENT. */
 int vault_dir_remove(struct vault *v, int parentfd, const struct vault_name *name);

@@ -19,11 +19,14 @@ struct vault_file;
 /*
  * vault_file_create(v, caller, path, dirfd, dir, mode, uid, gid, ret): a new file under the directory's zone key, in a nameless (O_TMPFILE) or `tmp.`
  * backing file, with the given final mode and owner ((uid_t)-1: leave alone); open for reading and writing, in the dirty set, one writer
- * counted. path: clear path for the record.
- * vault_file_link(f, dirfd, name): give it its first name (side record first); -EEXIST leaves it nameless. Ends the key lease, on failure too.
+ * counted. A default ACL of dirfd is inherited, and then narrows mode. path: clear path for the record.
+ * vault_file_nameless(f): whether the backing file has no name at all; before the first vault_file_link.
+ * vault_file_link(f, dirfd, name): give it its first name (side record first); -EEXIST and others leave it nameless. Ends the key lease; without a
+ * success vault_file_free does.
  */
 int vault_file_create(struct vault *v, const struct kms_caller *caller, const char *path, int dirfd, const struct vault_dir *dir, mode_t mode,
 		      uid_t uid, gid_t gid, struct vault_file **ret);
+bool vault_file_nameless(const struct vault_file *f);
 int vault_file_link(struct vault_file *f, int dirfd, const struct vault_name *name);
 
 /*
