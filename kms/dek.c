@@ -159,23 +159,16 @@ kms_dek_unwrap(struct kms_core *core, const struct kms_subject *subject, const s
 
 /* ---- decisions ------------------------------------------------------------------------------------------------------------- */
 
-struct decision {
-	struct kms_key_view key;
-	char rule[KMS_RULE_MAX];
-	int rc; /* 0, or why not */
-};
-
-/* Role first, so that who may not use a key does not learn its state. */
-static void
-decide_role(struct kms_core *core, const struct kms_caller *caller, enum kms_action action, const uint8_t *key_id, const char *what,
-	    struct decision *d, struct base_error *err)
+void
+kms_dek_decide_role(struct kms_core *core, const struct kms_caller *caller, enum kms_action action, const uint8_t *key_id, const char *what,
+	    struct kms_decision *d, struct base_error *err)
 {
 	if (kms_policy_check(core->policy, caller, action, key_id, d->rule) != KMS_ALLOW_ALL)
 		d->rc = kms_policy_refuse(caller, action, what, d->rule, err);
 }
 
-static void
-decide_state(struct decision *d, int found, uint32_t version, enum kms_use use, struct base_error *err)
+void
+kms_dek_decide_state(struct kms_decision *d, int found, uint32_t version, enum kms_use use, struct base_error *err)
 {
 	if (found == -ENOENT)
 		d->rc = base_error_set(err, -ENOKEY, BASE_EXIT_FAILED, "the key that wraps this is not in this keystore");
@@ -200,9 +193,8 @@ event_result(struct kms_event *event, int rc)
 		event->dirty = false;
 }
 
-/* Records; a record that cannot be written turns an allowed action into a failed one. */
-static int
-record(struct kms_core *core, struct kms_event *event, int rc, const struct base_error *why, struct base_error *err)
+int
+kms_dek_record(struct kms_core *core, struct kms_event *event, int rc, const struct base_error *why, struct base_error *err)
 {
 	int written;
 
@@ -231,18 +223,18 @@ kms_dek_open(struct kms_core *core, const struct kms_caller *caller, const struc
 {
 	bool write = flags & KMS_DEK_WRITE, dirty = write && (flags & KMS_DEK_DIRTY);
 	const char *action = write ? "open-write" : "open-read";
-	struct decision d = { .rc = 0 };
+	struct kms_decision d = { .rc = 0 };
 	struct kms_event event = { .caller = caller, .action = action, .key_id = wrap->key_id, .version = wrap->version,
 				   .subject = subject, .rule = d.rule, .dirty = dirty };
 	struct base_error why = { 0 };
 	int rc;
 
 	if (flags & KMS_DEK_READ || !write)
-		decide_role(core, caller, KMS_ACTION_UNWRAP, wrap->key_id, action, &d, &why);
+		kms_dek_decide_role(core, caller, KMS_ACTION_UNWRAP, wrap->key_id, action, &d, &why);
 	if (d.rc == 0 && write)
-		decide_role(core, caller, KMS_ACTION_WRAP, wrap->key_id, action, &d, &why);
+		kms_dek_decide_role(core, caller, KMS_ACTION_WRAP, wrap->key_id, action, &d, &why);
 	if (d.rc == 0)
-		decide_state(&d, kms_keys_view(core->keys, wrap->key_id, wrap->version ? wrap->version : UINT32_MAX, &d.key), wrap->version,
+		kms_dek_decide_state(&d, kms_keys_view(core->keys, wrap->key_id, wrap->version ? wrap->version : UINT32_MAX, &d.key), wrap->version,
 			     write ? KMS_USE_WRITE : KMS_USE_READ, &why);
 	rc = d.rc;
 	if (rc == 0 && !(flags & KMS_DEK_HAVE))
@@ -250,7 +242,7 @@ kms_dek_open(struct kms_core *core, const struct kms_caller *caller, const struc
 	if (rc == 0 && dirty)
 		rc = kms_dirty_begin(core, subject->vault_id, subject->file_id);
 	dirty = dirty && rc == 0;
-	rc = record(core, &event, rc, &why, err);
+	rc = kms_dek_record(core, &event, rc, &why, err);
 	if (rc < 0 && dirty)
 		kms_dirty_close(core, subject->vault_id, subject->file_id);
 	if (rc < 0 && dek)
@@ -298,7 +290,7 @@ kms_dek_create(struct kms_core *core, const struct kms_caller *caller, const str
 	       const uint8_t key_id[BASE_ID_SIZE], unsigned flags, struct kms_new_dek *ret, struct base_error *err)
 {
 	struct kms_subject named = *subject;
-	struct decision d = { .rc = 0 };
+	struct kms_decision d = { .rc = 0 };
 	struct kms_event event = { .caller = caller, .action = "create", .key_id = key_id, .subject = &named, .rule = d.rule,
 				   .dirty = flags & KMS_DEK_DIRTY };
 	struct base_error why = { 0 };
@@ -307,9 +299,9 @@ kms_dek_create(struct kms_core *core, const struct kms_caller *caller, const str
 
 	memset(ret, 0, sizeof(*ret));
 	memset(named.file_id, 0, sizeof(named.file_id));
-	decide_role(core, caller, KMS_ACTION_WRAP, key_id, "create", &d, &why);
+	kms_dek_decide_role(core, caller, KMS_ACTION_WRAP, key_id, "create", &d, &why);
 	if (d.rc == 0)
-		decide_state(&d, kms_keys_lease(core, key_id, &d.key, &ret->lease), 0, KMS_USE_NEW, &why);
+		kms_dek_decide_state(&d, kms_keys_lease(core, key_id, &d.key, &ret->lease), 0, KMS_USE_NEW, &why);
 	rc = d.rc;
 	event.version = d.key.current;
 	if (rc == 0)
@@ -320,7 +312,7 @@ kms_dek_create(struct kms_core *core, const struct kms_caller *caller, const str
 		rc = kms_dirty_begin(core, named.vault_id, named.file_id);
 		dirty = rc == 0;
 	}
-	rc = record(core, &event, rc, &why, err);
+	rc = kms_dek_record(core, &event, rc, &why, err);
 	if (rc < 0) {
 		if (dirty)
 			kms_dirty_close(core, named.vault_id, named.file_id);
@@ -348,7 +340,7 @@ kms_dek_wrap_vault(struct kms_core *core, const struct kms_caller *caller, const
 		   const uint8_t key_id[BASE_ID_SIZE], const uint8_t *dek, struct kms_wrap *ret, struct base_error *err)
 {
 	struct kms_subject subject = { .purpose = KMS_PURPOSE_VAULT };
-	struct decision d = { .rc = 0 };
+	struct kms_decision d = { .rc = 0 };
 	struct kms_event event = { .caller = caller, .action = "wrap-vault", .key_id = key_id, .subject = &subject, .rule = d.rule };
 	struct base_error why = { 0 };
 	int rc;
@@ -356,14 +348,14 @@ kms_dek_wrap_vault(struct kms_core *core, const struct kms_caller *caller, const
 	memcpy(subject.vault_id, vault_id, BASE_ID_SIZE);
 	memcpy(subject.file_id, vault_id, BASE_ID_SIZE);
 	memset(ret, 0, sizeof(*ret));
-	decide_role(core, caller, KMS_ACTION_WRAP, key_id, "wrap-vault", &d, &why);
+	kms_dek_decide_role(core, caller, KMS_ACTION_WRAP, key_id, "wrap-vault", &d, &why);
 	if (d.rc == 0)
-		decide_state(&d, kms_keys_view(core->keys, key_id, 0, &d.key), 0, KMS_USE_NEW, &why);
+		kms_dek_decide_state(&d, kms_keys_view(core->keys, key_id, 0, &d.key), 0, KMS_USE_NEW, &why);
 	rc = d.rc;
 	event.version = d.key.current;
 	if (rc == 0)
 		rc = kms_dek_wrap_fresh(core, vault_id, vault_id, KMS_PURPOSE_VAULT, key_id, d.key.current, d.key.hsm_id, dek, ret, &why);
-	rc = record(core, &event, rc, &why, err);
+	rc = kms_dek_record(core, &event, rc, &why, err);
 	if (rc == 0)
 		kms_keys_files(core->keys, key_id, ret->version, 1);
 	else
@@ -372,7 +364,7 @@ kms_dek_wrap_vault(struct kms_core *core, const struct kms_caller *caller, const
 }
 
 static int
-move(struct kms_core *core, const struct kms_subject *subject, const struct kms_wrap *old, const struct decision *from,
+move(struct kms_core *core, const struct kms_subject *subject, const struct kms_wrap *old, const struct kms_decision *from,
      struct kms_wrap *ret, struct base_error *err)
 {
 	BASE_SECRET_AUTO uint8_t *dek = base_secret_alloc(KMS_DEK_SIZE);
@@ -395,16 +387,16 @@ int
 kms_dek_rewrap(struct kms_core *core, const struct kms_caller *caller, const struct kms_subject *subject,
 	       const struct kms_wrap *old, struct kms_wrap *ret, struct base_error *err)
 {
-	struct decision d = { .rc = 0 };
+	struct kms_decision d = { .rc = 0 };
 	struct kms_event event = { .caller = caller, .action = "rewrap", .key_id = old->key_id, .version = old->version,
 				   .subject = subject, .rule = d.rule };
 	struct base_error why = { 0 };
 	int rc;
 
 	memset(ret, 0, sizeof(*ret));
-	decide_role(core, caller, KMS_ACTION_ROTATE, old->key_id, "rewrap", &d, &why);
+	kms_dek_decide_role(core, caller, KMS_ACTION_ROTATE, old->key_id, "rewrap", &d, &why);
 	if (d.rc == 0)
-		decide_state(&d, kms_keys_view(core->keys, old->key_id, old->version ? old->version : UINT32_MAX, &d.key), old->version,
+		kms_dek_decide_state(&d, kms_keys_view(core->keys, old->key_id, old->version ? old->version : UINT32_MAX, &d.key), old->version,
 			     KMS_USE_WRITE, &why);
 	rc = d.rc;
 	if (rc == 0 && d.key.current == old->version)
@@ -413,7 +405,7 @@ kms_dek_rewrap(struct kms_core *core, const struct kms_caller *caller, const str
 		rc = move(core, subject, old, &d, ret, &why);
 	if (rc == 0)
 		event.version = ret->version;
-	rc = record(core, &event, rc, &why, err);
+	rc = kms_dek_record(core, &event, rc, &why, err);
 	if (rc < 0) {
 		memset(ret, 0, sizeof(*ret));
 		return rc;

@@ -8,7 +8,10 @@
 
 #include <stdatomic.h>
 
+#include "audit.h"
 #include "internal.h"
+#include "keys.h"
+#include "policy.h"
 
 int kms_dek_new(struct kms_core *core, struct kms_dek **ret);
 void kms_dek_free(struct kms_core *core); /* ends the thread, wipes all; fine when there is none */
@@ -30,6 +33,21 @@ int kms_dek_wrap_fresh(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZ
 		       const uint8_t *dek, struct kms_wrap *ret, struct base_error *err);
 int kms_dek_unwrap(struct kms_core *core, const struct kms_subject *subject, const struct kms_wrap *wrap, const uint8_t hsm_id[16],
 		   uint8_t *dek, struct base_error *err);
+
+/*
+ * Decisions, shared with dek_move.c. d begins as { .rc = 0 }; a refusal sets d->rc and err. The role comes first, so that who may not use a key does
+ * not learn its state. kms_dek_decide_state(d, found, version, use, err): found is what filled d->key (kms_keys_view). kms_dek_record(core,
+ * event, rc, why, err): writes the record of rc; one that cannot be written turns an allowed action into a failed one. Returns rc, or that.
+ */
+struct kms_decision {
+	struct kms_key_view key;
+	char rule[KMS_RULE_MAX];
+	int rc; /* 0, or why not */
+};
+void kms_dek_decide_role(struct kms_core *core, const struct kms_caller *caller, enum kms_action action, const uint8_t *key_id,
+			 const char *what, struct kms_decision *d, struct base_error *err);
+void kms_dek_decide_state(struct kms_decision *d, int found, uint32_t version, enum kms_use use, struct base_error *err);
+int kms_dek_record(struct kms_core *core, struct kms_event *event, int rc, const struct base_error *why, struct base_error *err);
 
 /* ---- dek_cache.c ------------------------------------------------------------------------------------------------------ */
 

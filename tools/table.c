@@ -36,7 +36,8 @@ const struct ctl_verb ctl_verbs[] = {
 	{ "key", "destroy-version", "NAME N", 2, 2, { { 0 } }, ctl_key_destroy_version,
 	  "destroy an old version that no file needs; older copies of the vault stop opening" },
 
-	{ "dir", "set-key", "DIR NAME", 2, 2, { { 0 } }, ctl_dir_set_key, "what is made below DIR, which is empty, gets the key NAME" },
+	{ "dir", "set-key", "DIR NAME", 2, 2, { { "rewrap", NULL, "DIR is not empty: what is below it gets the key as well" } }, ctl_dir_set_key,
+	  "what is made below DIR gets the key NAME" },
 	{ "dir", "show", "DIR", 1, 1, { { 0 } }, ctl_dir_show, "the key that a directory belongs to" },
 	{ "file", "show", "PATH", 1, 1, { { 0 } }, ctl_file_show, "a file's key, key version and backing file" },
 	{ "rewrap", NULL, "[VAULT|PATH]", 0, 1, { { "key", "NAME", "only what hangs on this key" } }, ctl_rewrap,

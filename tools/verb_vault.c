@@ -59,19 +59,6 @@ ctl_place(struct ctl *ctl, const char *path, char absolute[PATH_MAX], struct bas
 }
 
 int
-ctl_dir_set_key(struct ctl *ctl, struct base_error *err)
-{
-	char path[PATH_MAX];
-	int rc = ctl_place(ctl, ctl->args[0], path, err);
-	json_t *params;
-
-	if (rc < 0)
-		return rc;
-	params = json_pack("{s:s, s:s}", "path", path, "key", ctl->args[1]);
-	return ctl_one(ctl, "POST", "/v1/directories/key", params, dir_details, err);
-}
-
-int
 ctl_dir_show(struct ctl *ctl, struct base_error *err)
 {
 	char path[PATH_MAX];
@@ -127,6 +114,26 @@ ctl_rewrap(struct ctl *ctl, struct base_error *err)
 		json_object_set_new(params, "path", json_string(path));
 	ctl_progress_init(&rewrap.progress, ctl);
 	rc = ctl_call(ctl, "POST", "/v1/rewrap", params, rewrap_line, &rewrap, err);
+	ctl_progress_clear(&rewrap.progress);
+	return rc;
+}
+
+int
+ctl_dir_set_key(struct ctl *ctl, struct base_error *err)
+{
+	struct rewrap rewrap = { .ctl = ctl };
+	char path[PATH_MAX];
+	int rc = ctl_place(ctl, ctl->args[0], path, err);
+	json_t *params;
+
+	if (rc < 0)
+		return rc;
+	params = json_pack("{s:s, s:s}", "path", path, "key", ctl->args[1]);
+	if (!ctl->options[0])
+		return ctl_one(ctl, "POST", "/v1/directories/key", params, dir_details, err);
+	json_object_set_new(params, "rewrap", json_true());
+	ctl_progress_init(&rewrap.progress, ctl);
+	rc = ctl_call(ctl, "POST", "/v1/directories/key", params, rewrap_line, &rewrap, err);
 	ctl_progress_clear(&rewrap.progress);
 	return rc;
 }

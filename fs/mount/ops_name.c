@@ -347,6 +347,7 @@ void ops_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *
 	}
 	vault_names_rdlock(m->vault);
 	fd = resolve_open(m, inode, O_PATH);
+	resolve_rdlock(m); /* no rename into another zone meanwhile */
 	r = fd < 0 ? fd : inode_alias_get(&m->table, inode, &parent, clear);
 	if (r == -ESTALE)
 		r = -ENOENT; /* its last name went: it cannot come back */
@@ -359,6 +360,7 @@ void ops_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *
 		if (r < 0 && r != -EEXIST)
 			vault_name_side_drop(e.dir.fd, &e.name);
 	}
+	resolve_unlock(m);
 	vault_names_unlock(m->vault);
 	if (fd >= 0)
 		close(fd);

@@ -3,15 +3,23 @@
  *
  * A directory that goes to another parent names both parents in its record while it is under way (fs/FORMAT.md), so that it authenticates on
  * either side of a crash. A rename over an empty directory exchanges the two, then removes the old one: there is no moment without the name.
+ *
+ * A file that goes into another zone has its DEK wrapped under that zone's key before the locks are taken, because that asks the HSM and waits
+ * for the disk. Under the locks it is made sure that this is still the file and the zone; else the wrap is taken back and all begins again.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "ops.h"
+#include "vault/move.h"
+#include "vault/path.h"
+
+#define TRIES 4
 
 /* One side of a rename. */
 struct side {
@@ -23,6 +31,91 @@ struct side {
 	struct resolve_dir sub; /* directories: itself, in use */
 	bool is_dir;
 };
+
+/* A file on its way into another zone. */
+struct crossing {
+	int fd;                   /* the file, -1: none is needed */
+	struct stat st;
+	uint8_t zone[BASE_ID_SIZE];
+	bool wrapped;             /* move is begun */
+	struct vault_move move;
+};
+
+/* The target as far as it can be told without the locks, so that nothing is wrapped in vain. */
+static int crossing_target(struct mount *m, struct inode *parent, const char *name, unsigned flags, struct crossing *c)
+{
+	struct resolve_entry e;
+	struct stat st;
+	int r = resolve_entry(m, parent, name, &e);
+
+	if (r < 0)
+		return r;
+	memcpy(c->zone, e.dir.rec.zone, BASE_ID_SIZE);
+	if (fstatat(e.dir.fd, e.name.entry, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		r = flags & RENAME_NOREPLACE ? -EEXIST : S_ISDIR(st.st_mode) ? -EISDIR : 0;
+	resolve_done(m, &e.dir);
+	return r;
+}
+
+static int crossing_wrap(fuse_req_t req, struct inode *parent, const char *name, struct crossing *c)
+{
+	struct mount *m = ops_mount(req);
+	struct kms_caller caller = ops_caller(req);
+	struct base_error err = { 0 };
+	char path[PATH_MAX];
+	int r;
+
+	if (fstat(c->fd, &c->st) < 0)
+		return -errno;
+	if (c->st.st_nlink > 1)
+		return -EXDEV; /* its other names stay in this zone */
+	inode_path(&m->table, parent, name, path, sizeof path);
+	r = vault_move_begin(m->vault, &caller, path, c->fd, c->zone, &c->move, &err);
+	if (r < 0 && r != -EALREADY && r != -EACCES && err.text[0])
+		base_log(LOG_WARNING, "rename: %s", err.text);
+	c->wrapped = r == 0;
+	return r == -EALREADY ? 0 : r;
+}
+
+/* 0 also when the rename needs none, or will be refused. */
+static int crossing_begin(fuse_req_t req, struct inode *parent, const char *name, struct inode *newparent, const char *newname, unsigned flags,
+			  struct crossing *c)
+{
+	struct mount *m = ops_mount(req);
+	struct vault_dir from, to;
+	struct resolve_entry e;
+	struct stat st;
+	int r;
+
+	*c = (struct crossing){ .fd = -1 };
+	if (!parent || !newparent || !parent->dir || !newparent->dir || (flags & RENAME_EXCHANGE))
+		return 0;
+	inode_rec(&m->table, parent, &from);
+	inode_rec(&m->table, newparent, &to);
+	if (!memcmp(from.zone, to.zone, BASE_ID_SIZE))
+		return 0;
+	r = resolve_entry(m, parent, name, &e);
+	if (r < 0)
+		return r;
+	if (fstatat(e.dir.fd, e.name.entry, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+		r = crossing_target(m, newparent, newname, flags, c);
+	else
+		r = 1;
+	if (r == 0)
+		r = c->fd = vault_open_file(e.dir.fd, e.name.entry, O_RDWR);
+	resolve_done(m, &e.dir);
+	if (c->fd >= 0)
+		return crossing_wrap(req, parent, name, c);
+	return r > 0 ? 0 : r == -ENOENT || r == -ELOOP ? -EAGAIN : r;
+}
+
+static void crossing_end(struct crossing *c, bool stays)
+{
+	if (c->wrapped)
+		vault_move_end(&c->move, stays);
+	if (c->fd >= 0)
+		close(c->fd);
+}
 
 /* Whose names lock is held already: resolves the parent, seals, stats. */
 static int side_open(struct mount *m, struct inode *parent, const char *name, struct side *s)
@@ -183,8 +276,6 @@ static int check(struct side *from, struct side *to, unsigned flags)
 {
 	if (!from->exists)
 		return -ENOENT;
-	if (memcmp(from->e.dir.rec.zone, to->e.dir.rec.zone, BASE_ID_SIZE))
-		return -EXDEV; /* another key: mv copies, under rights on both */
 	if (flags & RENAME_NOREPLACE)
 		return to->exists ? -EEXIST : 0;
 	if (flags & RENAME_EXCHANGE)
@@ -194,10 +285,35 @@ static int check(struct side *from, struct side *to, unsigned flags)
 	return 0;
 }
 
-static int rename_sides(struct mount *m, struct side *from, struct side *to, unsigned flags)
+static bool has_key(const struct side *s)
+{
+	return S_ISDIR(s->st.st_mode) || S_ISREG(s->st.st_mode);
+}
+
+/* Between zones only what has no key goes, or one file that has the new zone's already. -EAGAIN: it was another file, or another zone. */
+static int check_zone(const struct side *from, const struct side *to, unsigned flags, const struct crossing *c)
+{
+	const uint8_t *zone = to->e.dir.rec.zone;
+
+	if (!memcmp(from->e.dir.rec.zone, zone, BASE_ID_SIZE))
+		return c->wrapped && memcmp(c->zone, zone, BASE_ID_SIZE) ? -EAGAIN : 0;
+	if (flags & RENAME_EXCHANGE)
+		return has_key(from) || has_key(to) ? -EXDEV : 0;
+	if (!has_key(from))
+		return 0;
+	if (S_ISDIR(from->st.st_mode) || from->st.st_nlink > 1)
+		return -EXDEV; /* mv copies, under rights on both keys */
+	if (c->fd < 0 || from->st.st_ino != c->st.st_ino || from->st.st_dev != c->st.st_dev || memcmp(c->zone, zone, BASE_ID_SIZE))
+		return -EAGAIN;
+	return 0;
+}
+
+static int rename_sides(struct mount *m, struct side *from, struct side *to, unsigned flags, const struct crossing *c)
 {
 	int r = check(from, to, flags);
 
+	if (r == 0)
+		r = check_zone(from, to, flags, c);
 	if (r < 0)
 		return r;
 	if (to->exists && from->st.st_ino == to->st.st_ino && from->st.st_dev == to->st.st_dev)
@@ -227,7 +343,8 @@ static int rename_sides(struct mount *m, struct side *from, struct side *to, uns
 	return r;
 }
 
-static int rename_locked(struct mount *m, struct inode *parent, const char *name, struct inode *newparent, const char *newname, unsigned flags)
+static int rename_locked(struct mount *m, struct inode *parent, const char *name, struct inode *newparent, const char *newname, unsigned flags,
+			 const struct crossing *c)
 {
 	struct side from = { 0 }, to = { 0 };
 	int r = side_open(m, parent, name, &from);
@@ -236,10 +353,27 @@ static int rename_locked(struct mount *m, struct inode *parent, const char *name
 		return r;
 	r = side_open(m, newparent, newname, &to);
 	if (r == 0) {
-		r = rename_sides(m, &from, &to, flags);
+		r = rename_sides(m, &from, &to, flags, c);
 		side_close(m, &to);
 	}
 	side_close(m, &from);
+	return r;
+}
+
+static int rename_once(fuse_req_t req, struct inode *parent, const char *name, struct inode *newparent, const char *newname, unsigned flags)
+{
+	struct mount *m = ops_mount(req);
+	struct crossing c;
+	int r = crossing_begin(req, parent, name, newparent, newname, flags, &c);
+
+	if (r == 0) {
+		vault_names_rdlock(m->vault);
+		resolve_wrlock(m);
+		r = rename_locked(m, parent, name, newparent, newname, flags, &c);
+		resolve_unlock(m);
+		vault_names_unlock(m->vault);
+	}
+	crossing_end(&c, r == 0);
 	return r;
 }
 
@@ -247,7 +381,7 @@ void ops_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t 
 {
 	struct mount *m = ops_mount(req);
 	struct inode *from, *to;
-	int r = -EINVAL;
+	int r = -EAGAIN, i;
 
 	if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) {
 		fuse_reply_err(req, EINVAL);
@@ -255,12 +389,9 @@ void ops_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t 
 	}
 	from = inode_get(&m->table, parent);
 	to = inode_get(&m->table, newparent);
-	vault_names_rdlock(m->vault);
-	resolve_wrlock(m);
-	r = rename_locked(m, from, name, to, newname, flags);
-	resolve_unlock(m);
-	vault_names_unlock(m->vault);
+	for (i = 0; i < TRIES && r == -EAGAIN; i++)
+		r = rename_once(req, from, name, to, newname, flags);
 	inode_put(&m->table, from);
 	inode_put(&m->table, to);
-	ops_reply(req, 0, r);
+	ops_reply(req, 0, r == -EAGAIN ? -EBUSY : r);
 }

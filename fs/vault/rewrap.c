@@ -17,7 +17,8 @@
 #include "base/log.h"
 #include "config.h"
 #include "jobs.h"
-#include "walk.h"
+#include "slots.h"
+#include "zone.h"
 
 #define BATCH 256
 #define PROGRESS_NS UINT64_C(200000000)
@@ -34,6 +35,7 @@ struct pending {
 /* An inode that failed: once is enough in the counts, however often a scan meets it. */
 struct lost {
 	ino_t ino;
+	nlink_t names;
 	UT_hash_handle hh;
 };
 
@@ -42,6 +44,7 @@ struct job {
 	struct kms_request *request;
 	const struct kms_caller *caller;
 	const uint8_t *key; /* NULL: all */
+	struct vault_zone *zone; /* NULL: keys stay, versions change */
 	uint64_t total, done, rewrapped, current, failed;
 	uint64_t told_ns;
 	char reason[256];   /* of the first failure */
@@ -50,6 +53,7 @@ struct job {
 	struct vault_walk *walk;
 	bool again;         /* this scan only looks for what an earlier one missed */
 	struct lost *lost;  /* inodes that failed */
+	struct lost *linked; /* inodes with several names, and how many of them the walk meets; for a zone */
 	bool missed;        /* a file moved away under our hands */
 	size_t count;
 	struct pending batch[BATCH];
@@ -69,27 +73,32 @@ static void fail(struct job *job, const char *where, const char *what, const str
 		snprintf(job->reason, sizeof(job->reason), "%.*s", (int)sizeof(job->reason) - 1, why);
 }
 
-static void fail_file(struct job *job, const char *backing, ino_t ino, const struct base_error *err, int code)
+/* How often this inode was noted, this time included; 1 also without memory. */
+static nlink_t note(struct lost **list, ino_t ino)
 {
 	struct lost *l;
 
-	HASH_FIND(hh, job->lost, &ino, sizeof(ino), l);
-	if (l)
-		return;
-	l = calloc(1, sizeof(*l));
-	if (l) {
+	HASH_FIND(hh, *list, &ino, sizeof(ino), l);
+	if (!l && (l = calloc(1, sizeof(*l)))) {
 		l->ino = ino;
-		HASH_ADD(hh, job->lost, ino, sizeof(l->ino), l);
+		HASH_ADD(hh, *list, ino, sizeof(l->ino), l);
 	}
+	return l ? ++l->names : 1;
+}
+
+static void fail_file(struct job *job, const char *backing, ino_t ino, const struct base_error *err, int code)
+{
+	if (note(&job->lost, ino) != 1)
+		return;
 	fail(job, job->v->path, backing, err, code);
 }
 
-static void forget_lost(struct job *job)
+static void forget(struct lost **list)
 {
 	struct lost *l, *tmp;
 
-	HASH_ITER(hh, job->lost, l, tmp) {
-		HASH_DEL(job->lost, l);
+	HASH_ITER(hh, *list, l, tmp) {
+		HASH_DEL(*list, l);
 		free(l);
 	}
 }
@@ -106,15 +115,10 @@ static int tell(struct job *job)
 	return line && job->request->emit(job->request->emit_ctx, line) != 0 ? -ECANCELED : 0;
 }
 
-static int restore_times(int fd, const struct stat *st)
-{
-	const struct timespec times[2] = { st->st_atim, st->st_mtim };
-
-	return futimens(fd, times) < 0 ? -errno : 0;
-}
-
 static bool is_current(struct job *job, const struct kms_wrap *wrap)
 {
+	if (job->zone)
+		return memcmp(wrap->key_id, job->zone->to, BASE_ID_SIZE) == 0;
 	return kms_key_current(job->core, wrap->key_id) == wrap->version;
 }
 
@@ -132,75 +136,28 @@ static int enqueue(struct job *job, const struct vault_walk_item *item, bool mov
 	return 0;
 }
 
-/* Under the header lock: the slot, if the header is still the one that was unwrapped. -EAGAIN when it is not. */
-static int write_slot(struct job *job, int fd, ino_t ino, const struct kms_wrap *old, const struct kms_wrap *new)
-{
-	struct stat st;
-	int code;
-
-	vault_header_lock(job->v, ino);
-	code = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, &job->header);
-	if (code == 0 && (memcmp(job->header.wrap.key_id, old->key_id, BASE_ID_SIZE) != 0 || job->header.wrap.version != old->version))
-		code = -EAGAIN;
-	if (code == 0 && fstat(fd, &st) < 0)
-		code = -errno;
-	if (code == 0) {
-		code = vault_header_rewrap(fd, &job->header, KMS_PURPOSE_FILE, new);
-		if (code == 0)
-			code = restore_times(fd, &st);
-	}
-	vault_header_unlock(job->v, ino);
-	return code;
-}
-
 /* 0: moved; -EALREADY: current after all. */
 static int move(struct job *job, const struct vault_walk_item *item, struct base_error *err)
 {
-	struct kms_subject subject = { .purpose = KMS_PURPOSE_FILE };
-	struct kms_wrap old = job->header.wrap, new;
 	char clear[PATH_MAX];
-	unsigned hold;
-	int code;
+	const char *path = vault_walk_clear(job->walk, item, clear, sizeof(clear)) == 0 ? clear : NULL;
 
-	memcpy(subject.vault_id, job->header.vault_id, BASE_ID_SIZE);
-	memcpy(subject.file_id, job->header.file_id, BASE_ID_SIZE);
-	if (vault_walk_clear(job->walk, item, clear, sizeof(clear)) == 0)
-		subject.path = clear;
-	hold = kms_wrap_hold(job->core);
-	code = kms_dek_rewrap(job->core, job->caller, &subject, &old, &new, err);
-	if (code == 0)
-		code = write_slot(job, item->fd, item->st.st_ino, &old, &new);
-	kms_wrap_release(job->core, hold);
-	return code;
+	return vault_slots_move(job->v, job->caller, path, item->fd, item->st.st_ino, job->zone ? job->zone->to : NULL, &job->header, err);
 }
 
 /* The old slot of one file goes. A file that is no longer where it was is left to the next scan. */
 static int erase(struct job *job, const struct pending *p)
 {
-	int fd = vault_open_file_at(job->v->root_fd, p->backing, O_RDWR), code;
-	struct stat st;
+	int fd = vault_open_file_at(job->v->root_fd, p->backing, O_RDWR), code = fd;
 
-	if (fd < 0) {
-		job->missed |= fd == -ENOENT;
-		return fd == -ENOENT ? 0 : fd;
+	if (fd >= 0) {
+		code = vault_slots_erase(job->v, fd, p->ino, p->seq, &job->header);
+		close(fd);
 	}
-	vault_header_lock(job->v, p->ino);
-	if (fstat(fd, &st) < 0) {
-		code = -errno;
-	} else if (st.st_ino != p->ino) {
-		job->missed = true;
-		code = 0;
-	} else {
-		code = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, &job->header);
-		if (code == 0 && job->header.wrap_seq == p->seq && job->header.other_used) {
-			code = vault_header_erase(fd, &job->header);
-			if (code == 0)
-				code = restore_times(fd, &st);
-		}
-	}
-	vault_header_unlock(job->v, p->ino);
-	close(fd);
-	return code;
+	if (code != -ENOENT && code != -ESTALE)
+		return code;
+	job->missed = true;
+	return 0;
 }
 
 static int flush(struct job *job)
@@ -230,6 +187,17 @@ static int flush(struct job *job)
 	return code;
 }
 
+/* A name outside of the zone would hang on the zone's key. */
+static bool linked_outside(struct job *job, const struct stat *st)
+{
+	struct lost *l;
+
+	if (!job->zone || st->st_nlink < 2)
+		return false;
+	HASH_FIND(hh, job->linked, &st->st_ino, sizeof(st->st_ino), l);
+	return !l || l->names < st->st_nlink;
+}
+
 static int rewrap_header(struct job *job, const struct vault_walk_item *item)
 {
 	struct base_error err = { 0 };
@@ -238,7 +206,9 @@ static int rewrap_header(struct job *job, const struct vault_walk_item *item)
 
 	if (job->key && memcmp(job->key, job->header.wrap.key_id, BASE_ID_SIZE) != 0)
 		return 0;
-	if (!is_current(job, &job->header.wrap)) {
+	if (!is_current(job, &job->header.wrap) && linked_outside(job, &item->st))
+		code = base_error_set(&err, -EXDEV, BASE_EXIT_FAILED, "it has another name outside of the directory: it keeps its key; copy it");
+	else if (!is_current(job, &job->header.wrap)) {
 		code = move(job, item, &err);
 		moved = code == 0;
 		if (code == -EAGAIN) { /* somebody else wrote the header: the next scan looks again */
@@ -293,21 +263,51 @@ static int rewrap_error(void *ctx, const char *backing, int code)
 
 static int count_file(void *ctx, const struct vault_walk_item *item)
 {
-	((struct job *)ctx)->total++;
+	struct job *job = ctx;
+	struct stat st;
+
+	job->total++;
+	if (job->zone && fstatat(item->dirfd, item->name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_nlink > 1)
+		note(&job->linked, st.st_ino);
 	return 0;
+}
+
+static int count_dir(void *ctx, const struct vault_walk_item *item, const struct vault_dir *record)
+{
+	const struct job *job = ctx;
+
+	return !job->zone || (record && memcmp(record->zone, job->zone->to, BASE_ID_SIZE) == 0) ? 0 : 1;
+}
+
+/* A directory that was made while the records were changed follows now. */
+static int rewrap_dir(void *ctx, const struct vault_walk_item *item, const struct vault_dir *record)
+{
+	struct job *job = ctx;
+	int code;
+
+	if (!job->zone)
+		return 0;
+	code = vault_zone_follow(job->zone, job->walk, item, record);
+	if (code >= 0)
+		return code;
+	if (!job->again)
+		fail(job, job->v->path, item->backing, NULL, code);
+	return 1;
 }
 
 /* One scan. exact: with renames held still. */
 static int scan(struct job *job, const char *start, bool exact)
 {
 	struct vault_walk walk = { .root_fd = job->v->root_fd, .names = job->v, .start = start, .flags = O_RDWR,
-				   .file = rewrap_file, .error = rewrap_error, .ctx = job };
+				   .file = rewrap_file, .dir = rewrap_dir, .error = rewrap_error, .ctx = job };
 	int code, flushed;
 
 	job->walk = &walk;
 	job->missed = false;
 	if (exact)
 		vault_names_wrlock(job->v);
+	if (job->zone)
+		job->zone->locked = exact;
 	code = vault_walk(&walk);
 	/* Under the lock as well: the last batch is found by its paths. */
 	flushed = flush(job);
@@ -318,7 +318,8 @@ static int scan(struct job *job, const char *start, bool exact)
 	return code < 0 ? code : flushed;
 }
 
-/* A scan sees a file twice or never while it is renamed. So: when there were renames, look again, at the end with renames held still. */
+/* A scan sees a file twice or never while it is renamed, and not those that are being created under the old key of a zone. So: when there were
+ * renames, or for a zone, look again, with renames held still. */
 static int rewrap_files(struct job *job, const char *start)
 {
 	unsigned long renames;
@@ -328,7 +329,7 @@ static int rewrap_files(struct job *job, const char *start)
 	renames = atomic_load(&job->v->renames);
 	vault_names_unlock(job->v);
 	code = scan(job, start, false);
-	for (i = 0; code == 0 && i < RESCANS && (job->missed || renames != atomic_load(&job->v->renames)); i++) {
+	for (i = 0; code == 0 && i < RESCANS && (job->missed || job->zone || renames != atomic_load(&job->v->renames)); i++) {
 		job->again = true;
 		code = scan(job, start, true);
 		job->again = false;
@@ -337,19 +338,21 @@ static int rewrap_files(struct job *job, const char *start)
 	}
 	if (code == 0 && job->missed)
 		fail(job, job->v->path, start, NULL, -EBUSY);
-	forget_lost(job);
+	forget(&job->lost);
+	forget(&job->linked);
 	return code;
 }
 
 static int rewrap_vault(struct job *job, struct vault *v, const char *start)
 {
-	struct vault_walk counting = { .root_fd = v->root_fd, .start = start, .flags = -1, .file = count_file, .ctx = job };
+	struct vault_walk counting = { .root_fd = v->root_fd, .names = job->zone ? v : NULL, .start = start, .flags = -1, .file = count_file,
+				       .dir = count_dir, .ctx = job };
 	struct base_error err = { 0 };
 	bool counted;
 	int code;
 
 	job->v = v;
-	if (!*start) {
+	if (!*start && !job->zone) {
 		job->total++;
 		code = vault_config_rewrap(v, job->caller, job->key, &counted, &err);
 		if (code < 0)
@@ -400,8 +403,33 @@ static int finish(struct job *job, struct base_error *err)
 	job->request->emit(job->request->emit_ctx, line);
 	if (job->failed == 0)
 		return 0;
-	return base_error_set(err, -EIO, BASE_EXIT_FAILED, "%llu could not be rewrapped (the first: %s); see the service's log, then run rewrap again",
+	return base_error_set(err, -EIO, BASE_EXIT_FAILED, "%llu could not be rewrapped (the first: %s); see the service's log, then run it again",
 			      (unsigned long long)job->failed, job->reason);
+}
+
+int vault_rewrap_zone(struct vault *v, struct kms_request *request, const char *start, struct vault_zone *zone, struct base_error *err)
+{
+	struct job *job = calloc(1, sizeof(*job));
+	int code;
+
+	if (!job)
+		return base_error_set(err, -ENOMEM, BASE_EXIT_FAILED, "out of memory");
+	job->core = vault_core(v);
+	job->request = request;
+	job->caller = &request->caller;
+	job->zone = zone;
+	job->told_ns = base_clock_mono_ns();
+	pthread_mutex_lock(&rewrap_lock);
+	code = vault_zone_records(zone, start, err);
+	if (code == 0)
+		code = rewrap_vault(job, v, start);
+	pthread_mutex_unlock(&rewrap_lock);
+	if (code == -ECANCELED)
+		base_error_set(err, code, BASE_EXIT_FAILED, "it was stopped; run it again to go on");
+	else if (code == 0)
+		code = finish(job, err);
+	free(job);
+	return code;
 }
 
 int vault_rewrap_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err)

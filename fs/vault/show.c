@@ -1,4 +1,4 @@
-/* Where a user's path leads; file show, dir show, dir set-key. */
+/* Where a user's path leads; file show, dir show. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "jobs.h"
+#include "target.h"
 #include "vault/path.h"
 
 /* mounts_lock guards the mount's functions; it is not held while they run. */
@@ -52,7 +52,7 @@ static int locate(const char *path, struct vault **ret_vault, char backing[PATH_
 	return fn ? fn(ctx, path, ret_vault, backing, PATH_MAX) : -ENOENT;
 }
 
-static int not_found(const char *path, int code, struct base_error *err)
+int vault_target_lost(const char *path, int code, struct base_error *err)
 {
 	return base_error_set(err, code, code == -ENOENT ? BASE_EXIT_NOT_FOUND : code == -EBADMSG ? BASE_EXIT_INTEGRITY : BASE_EXIT_FAILED,
 			      "cannot find %s: %s", path, code == -EBADMSG ? "a name or a directory record on the way is damaged" : strerror(-code));
@@ -116,11 +116,11 @@ int vault_target_backing(const char *path, char ret[PATH_MAX], size_t *root_len,
 	code = locate(path, &v, ret);
 	/* v is the mount's: it tells that the path is in one, and may be gone by now. */
 	if (code < 0 && (code != -ENOENT || v))
-		return not_found(path, code, err);
+		return vault_target_lost(path, code, err);
 	if (code < 0)
 		code = real_path(path, ret);
 	if (code < 0)
-		return not_found(path, code, err);
+		return vault_target_lost(path, code, err);
 	len = find_root(ret);
 	if (len < 0)
 		return base_error_set(err, -ENOENT, BASE_EXIT_NOT_FOUND, "%s is neither in a mount nor in a vault; is its vault mounted?", path);
@@ -172,24 +172,24 @@ static int read_header(const char *backing, struct vault_header *header, struct 
 	int top, fd, code;
 
 	if (lstat(backing, st) < 0)
-		return not_found(path, -errno, err);
+		return vault_target_lost(path, -errno, err);
 	if (S_ISDIR(st->st_mode))
 		return base_error_set(err, -EISDIR, BASE_EXIT_FAILED, "%s is a directory; see `keepctl dir show`", path);
 	if (!S_ISREG(st->st_mode))
 		return base_error_set(err, -EINVAL, BASE_EXIT_FAILED, "%s is not a regular file: it has no key of its own", path);
 	top = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (top < 0)
-		return not_found(path, -errno, err);
+		return vault_target_lost(path, -errno, err);
 	fd = vault_open_file_at(top, backing, O_RDONLY);
 	close(top);
 	if (fd < 0)
-		return not_found(path, fd, err);
+		return vault_target_lost(path, fd, err);
 	code = fstat(fd, st) < 0 ? -errno : vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, header);
 	close(fd);
 	if (code == -EBADMSG)
 		return base_error_set(err, code, BASE_EXIT_INTEGRITY, "%s is not an encrypted file, or its header is damaged (%s); restore it from a backup",
 				      path, backing);
-	return code < 0 ? not_found(path, code, err) : 0;
+	return code < 0 ? vault_target_lost(path, code, err) : 0;
 }
 
 int vault_file_show_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err)
@@ -225,21 +225,14 @@ int vault_file_show_handler(struct kms_core *core, void *ctx, struct kms_request
 	return code;
 }
 
-/* A directory that the request names, open, with its record. */
-struct dir_target {
-	struct vault_target at;
-	struct vault_dir dir;
-	int fd;
-};
-
-static void dir_target_done(struct dir_target *t)
+void vault_dir_target_done(struct vault_dir_target *t)
 {
 	if (t->fd >= 0)
 		close(t->fd);
 	vault_put(t->at.v);
 }
 
-static int dir_target_open(struct kms_core *core, struct kms_request *request, struct dir_target *t, struct base_error *err)
+int vault_dir_target_open(struct kms_core *core, struct kms_request *request, struct vault_dir_target *t, struct base_error *err)
 {
 	const char *path = vault_param(request, "path");
 	int code;
@@ -254,9 +247,9 @@ static int dir_target_open(struct kms_core *core, struct kms_request *request, s
 	if (code == -EBADMSG)
 		base_error_set(err, code, BASE_EXIT_INTEGRITY, "the record of directory %s is missing or damaged; restore it from a backup", path);
 	else if (code < 0)
-		not_found(path, code, err);
+		vault_target_lost(path, code, err);
 	if (code < 0)
-		dir_target_done(t);
+		vault_dir_target_done(t);
 	return code;
 }
 
@@ -269,78 +262,21 @@ static json_t *dir_line(struct kms_core *core, const char *path, const struct va
 			 base_hex(dir->id, BASE_ID_SIZE, dir_id));
 }
 
+int vault_dir_emit(struct kms_core *core, struct kms_request *request, const char *path, const struct vault_dir *dir, struct base_error *err)
+{
+	return emit(request, dir_line(core, path, dir), err);
+}
+
 int vault_dir_show_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err)
 {
-	struct dir_target t;
-	int code = dir_target_open(core, request, &t, err);
+	struct vault_dir_target t;
+	int code = vault_dir_target_open(core, request, &t, err);
 
 	if (code < 0)
 		return code;
 	code = kms_authorize(core, &request->caller, KMS_ACTION_SEE, t.dir.zone, "dir show", err);
 	if (code == 0)
-		code = emit(request, dir_line(core, vault_param(request, "path"), &t.dir), err);
-	dir_target_done(&t);
-	return code;
-}
-
-/* Who may write in the directory's eyes: its owner, root, and whoever runs the service. */
-static int check_owner(const struct kms_request *request, int fd, const char *path, struct base_error *err)
-{
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return not_found(path, -errno, err);
-	if (request->caller.uid == 0 || request->caller.uid == geteuid() || request->caller.uid == st.st_uid)
-		return 0;
-	return base_error_set(err, -EACCES, BASE_EXIT_DENIED, "only the owner of %s may set its key", path);
-}
-
-static int set_key(struct kms_core *core, struct kms_request *request, struct dir_target *t, const char *path, const char *name,
-		   struct base_error *err)
-{
-	struct kms_subject subject = { .purpose = KMS_PURPOSE_FILE };
-	char clear[PATH_MAX];
-	uint8_t key[BASE_ID_SIZE];
-	int code = kms_key_find(core, name, key);
-
-	if (code < 0)
-		return base_error_set(err, code, BASE_EXIT_NOT_FOUND, "there is no key %s; make it with `keepctl key create %s`", name, name);
-	if ((code = check_owner(request, t->fd, path, err)) < 0 ||
-	    (code = kms_authorize(core, &request->caller, KMS_ACTION_WRAP, key, "dir set-key", err)) < 0)
-		return code;
-	code = vault_dir_empty(t->fd);
-	if (code == -ENOTEMPTY)
-		return base_error_set(err, code, BASE_EXIT_FAILED,
-				      "%s is not empty: its files would stay under their old key; set the key of a new directory and move them there", path);
-	if (code < 0)
-		return not_found(path, code, err);
-	memcpy(subject.vault_id, vault_id(t->at.v), BASE_ID_SIZE);
-	memcpy(subject.file_id, t->dir.id, BASE_ID_SIZE);
-	if (vault_clear(t->at.v, t->at.relative, clear, sizeof(clear)) == 0)
-		subject.path = clear;
-	code = kms_audit_write(core, &request->caller, "dir-set-key", &subject, 0, name);
-	if (code < 0)
-		return base_error_set(err, code, BASE_EXIT_FAILED, "the audit trail could not be written: %s", strerror(-code));
-	memcpy(t->dir.zone, key, BASE_ID_SIZE);
-	code = vault_dir_write(t->at.v, t->fd, &t->dir, true);
-	if (code < 0)
-		return base_error_set(err, code, BASE_EXIT_FAILED, "cannot write the record of %s: %s", path, strerror(-code));
-	vault_zone_changed(t->at.v, t->dir.id, key);
-	return emit(request, dir_line(core, path, &t->dir), err);
-}
-
-int vault_dir_key_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err)
-{
-	const char *key = vault_param(request, "key");
-	struct dir_target t;
-	int code;
-
-	if (!key)
-		return base_error_set(err, -EINVAL, BASE_EXIT_USAGE, "which key? `keepctl dir set-key DIR NAME`");
-	code = dir_target_open(core, request, &t, err);
-	if (code < 0)
-		return code;
-	code = set_key(core, request, &t, vault_param(request, "path"), key, err);
-	dir_target_done(&t);
+		code = vault_dir_emit(core, request, vault_param(request, "path"), &t.dir, err);
+	vault_dir_target_done(&t);
 	return code;
 }

@@ -106,7 +106,7 @@ int vault_walk_clear(const struct vault_walk *w, const struct vault_walk_item *i
 	char name[VAULT_NAME_MAX + 1], *path;
 	int code;
 
-	if (!w->names || !item->in->known)
+	if (!w->names || !item->in || !item->in->known)
 		return -EBADMSG;
 	code = vault_name_open(w->names, item->dirfd, item->in->id, item->name, name);
 	if (code < 0)
@@ -119,21 +119,21 @@ int vault_walk_clear(const struct vault_walk *w, const struct vault_walk_item *i
 	return code;
 }
 
-/* The directory's id and clear name, for the names below it. Files are found without. */
-static void learn(const struct vault_walk *w, struct vault_walk_dir *d, int fd, int parent_fd)
+/* The directory's id and clear name, for the names below it. Files are found without. True: its record, which authenticates, is in *record. */
+static bool learn(const struct vault_walk *w, struct vault_walk_dir *d, int fd, int parent_fd, struct vault_dir *record)
 {
 	char clear[VAULT_NAME_MAX + 1] = "";
-	struct vault_dir record;
 
 	if (!w->names || d->known || (d->parent && !d->parent->known))
-		return;
-	if (vault_dir_read(w->names, fd, d->parent ? d->parent->id : NULL, &record) < 0)
-		return;
+		return false;
+	if (vault_dir_read(w->names, fd, d->parent ? d->parent->id : NULL, record) < 0)
+		return false;
 	if (d->parent && vault_name_open(w->names, parent_fd, d->parent->id, d->name, clear) < 0)
-		return;
+		return false;
 	d->clear = strdup(clear);
-	memcpy(d->id, record.id, BASE_ID_SIZE);
+	memcpy(d->id, record->id, BASE_ID_SIZE);
 	d->known = d->clear != NULL;
+	return d->known;
 }
 
 /* Second names of an inode are not reported. 1: seen before. */
@@ -273,6 +273,15 @@ static int open_dir(const struct vault_walk *w, const struct vault_walk_dir *d, 
 	return fd;
 }
 
+static int enter(struct run *run, struct vault_walk_dir *d, int fd, int parent)
+{
+	struct vault_walk_item item = { .in = d->parent, .backing = d->backing, .name = d->name, .kind = VAULT_NAME_ENTRY, .dirfd = parent, .fd = fd };
+	struct vault_dir record;
+	bool known = learn(run->w, d, fd, parent, &record);
+
+	return run->w->dir ? run->w->dir(run->w->ctx, &item, known ? &record : NULL) : 0;
+}
+
 static int list(struct run *run, struct vault_walk_dir *d)
 {
 	int parent, fd, code;
@@ -283,10 +292,15 @@ static int list(struct run *run, struct vault_walk_dir *d)
 	fd = open_dir(run->w, d, &parent);
 	if (fd < 0)
 		return fd == -ENOMEM ? fd : report(run, d->backing, fd);
-	learn(run->w, d, fd, parent);
+	code = enter(run, d, fd, parent);
 	if (parent >= 0)
 		close(parent);
-	code = list_fd(run, d, fd);
+	if (code == 0)
+		code = list_fd(run, d, fd);
+	else
+		close(fd);
+	if (code == 1)
+		code = 0;
 	free(d->backing);
 	d->backing = NULL;
 	return code;
@@ -297,6 +311,7 @@ static int begin(struct run *run, char *start)
 {
 	struct vault_walk_dir *d = dir_new(NULL, ""), *sub;
 	char *save = NULL, *name, *following;
+	struct vault_dir record;
 	struct stat st;
 	int parent, fd, code = d ? 0 : -ENOMEM;
 
@@ -307,7 +322,7 @@ static int begin(struct run *run, char *start)
 			code = fd;
 			break;
 		}
-		learn(run->w, d, fd, parent);
+		(void)learn(run->w, d, fd, parent, &record);
 		if (parent >= 0)
 			close(parent);
 		code = fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;

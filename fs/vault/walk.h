@@ -11,7 +11,7 @@
 struct vault_walk_dir;
 
 struct vault_walk_item {
-	struct vault_walk_dir *in; /* its directory: for vault_walk_clear */
+	struct vault_walk_dir *in; /* its directory: for vault_walk_clear; NULL: it is the root */
 	const char *backing;       /* relative to the vault's root */
 	const char *name;          /* its last component */
 	enum vault_name_kind kind;
@@ -28,6 +28,9 @@ struct vault_walk {
 	/* Per regular file but config, records and side records; a hard link's second name is left out when files are opened. Non-zero ends the
 	 * walk and is returned. The fd is the walk's. */
 	int (*file)(void *ctx, const struct vault_walk_item *item);
+	/* Per directory from the start down, before what is in it; NULL: all are walked. record: NULL when it does not authenticate (names is
+	 * needed). item->fd is the directory, item->dirfd the one that holds it. 0: go on in it; 1: leave it out; else as file. */
+	int (*dir)(void *ctx, const struct vault_walk_item *item, const struct vault_dir *record);
 	/* A file or directory that cannot be opened or listed (not: one that vanished). Non-zero ends the walk. */
 	int (*error)(void *ctx, const char *backing, int code);
 	void *ctx;

@@ -165,7 +165,15 @@ int kms_dek_rewrap(struct kms_core *core, const struct kms_caller *caller, const
 		   const struct kms_wrap *old, struct kms_wrap *ret, struct base_error *err);
 
 /*
- * kms_wrap_hold(core): taken before kms_dek_rewrap or kms_dek_wrap_vault; kms_wrap_release(core, hold) once the header that
+ * kms_dek_move(core, caller, subject, old, key_id, ret, err): the same DEK under the current version of another key: the file goes into another
+ * zone. Decides `unwrap` on the key that wraps it and `wrap` on the new one; records the action "zone-move" on both (of a refusal: on the key
+ * that refuses), each with both keys' names, before it returns. Blocks. -EALREADY: it is under key_id, whatever the version; nothing is recorded.
+ */
+int kms_dek_move(struct kms_core *core, const struct kms_caller *caller, const struct kms_subject *subject, const struct kms_wrap *old,
+		 const uint8_t key_id[BASE_ID_SIZE], struct kms_wrap *ret, struct base_error *err);
+
+/*
+ * kms_wrap_hold(core): taken before kms_dek_rewrap, kms_dek_move or kms_dek_wrap_vault; kms_wrap_release(core, hold) once the header that
  * carries the result is in place, or will never be. Destroying a version waits for the holds that stand when it begins
  * (a create's lease does the same for kms_dek_create). Hold for a batch, not for a whole job. In memory.
  */
