@@ -74,6 +74,7 @@ class Header:
             sequence, key_id, version, mechanism, hash_id, iv_mode, slot_purpose, length, zero = struct.unpack_from("<Q16sIBBBBHH", slot)
             must(slot_purpose == purpose and 1 <= length <= 720 and zero == 0 and mechanism == 1, "a wrap slot makes no sense")
             must(not any(slot[36 + length:760]), "reserved bytes of a wrap slot are not zero")
+            must(sequence > 0 and (live is None or sequence != live[0]), "two wrap slots of one sequence")
             if live is None or sequence > live[0]:
                 live = (sequence, key_id, version)
         must(live, "no valid wrap slot")
@@ -94,11 +95,13 @@ class Header:
             n = struct.unpack_from("<Q", slot)[0]
             if n == 0 or (best and best[0] > n):
                 continue
-            must(n & 1 == (at == 2304), "a state slot in the wrong area")
-            plain = siv_open(siv_key, b"keepfs v1 state" + self.magic + self.file_id + struct.pack("<Q", n), slot[8:152], "a state slot")
-            must(not any(slot[152:]), "reserved bytes of a state slot are not zero")
-            best = (n, plain)
-        must(best, "no state slot")
+            if n & 1 != (at == 2304) or any(slot[152:]):
+                continue
+            try:
+                best = (n, siv_open(siv_key, b"keepfs v1 state" + self.magic + self.file_id + struct.pack("<Q", n), slot[8:152], "a state slot"))
+            except Bad:
+                continue
+        must(best, "no state slot authenticates")
         s, size, acc, flags, zero, session, first, end, following = struct.unpack_from("<QQ16sII16sQQQ", best[1])
         must(zero == 0 and not any(best[1][80:]), "reserved bytes of the state are not zero")
         return {"horizon": s, "size": size, "acc": acc, "flags": flags, "session": session, "next": following}
@@ -139,6 +142,8 @@ class File:
             if any(slot):
                 meta = struct.unpack_from("<Q", slot, 28)[0]
                 must(meta >> 61 == 0, "flags of a tag slot are not zero")
+                must(0 < meta & (1 << 48) - 1 <= self.state["horizon"], "a slot without a sequence, or above the horizon")
+                must(1 <= meta >> 48 <= PAGE, "a slot of length %d" % (meta >> 48))
                 found.append((meta & (1 << 48) - 1, meta >> 48 & 8191, slot[:12], slot[12:28], meta))
         if len(found) == 2:
             must(found[0][0] != found[1][0], "two slots with one sequence")
@@ -151,22 +156,32 @@ class File:
             yield n
             n += 1
 
+    def tag_pages(self):
+        """The end of every tag page is zero."""
+        run = 22 * PAGE
+        while run < len(self.raw):
+            for page in range(run, min(run + 16 * PAGE, len(self.raw)), PAGE):
+                must(not any(self.raw[page + 56 * 72:page + PAGE]), "reserved bytes of a tag page are not zero")
+            run += 912 * PAGE
+
     def content(self):
-        size, acc, out = self.state["size"], 0, bytearray(self.state["size"])
+        self.tag_pages()
+        keys, size, acc, out = {}, self.state["size"], 0, bytearray(self.state["size"])
         ecb = Cipher(algorithms.AES(self.acc_key), modes.ECB()).encryptor()
         for block in self.blocks():
             live = self.slots(block)
             if live is None:
                 continue
             seq, length, nonce, tag, meta = live
-            must(seq <= self.state["horizon"], "a slot above the horizon")
-            must(1 <= length <= PAGE and block * PAGE < size, "block %d of length %d in a file of %d bytes" % (block, length, size))
+            must(block * PAGE + length <= size, "block %d of length %d in a file of %d bytes" % (block, length, size))
             inner = ecb.update(struct.pack("<QQ", block, meta))
             acc ^= int.from_bytes(ecb.update(bytes(x ^ y for x, y in zip(inner, tag))), "little")
-            key = expand(self.master, b"keepfs v1 content" + struct.pack("<Q", seq >> 31), 32)
+            epoch = seq >> 31
+            if epoch not in keys:
+                keys[epoch] = expand(self.master, b"keepfs v1 content" + struct.pack("<Q", epoch), 32)
             at = page_of(block) * PAGE
             data = self.raw[at:at + length].ljust(length, b"\0")
-            plain = AESGCM(key).decrypt(nonce, data + tag, b"keepfs v1 block" + self.header.file_id + struct.pack("<QQ", block, meta))
+            plain = AESGCM(keys[epoch]).decrypt(nonce, data + tag, b"keepfs v1 block" + self.header.file_id + struct.pack("<QQ", block, meta))
             out[block * PAGE:block * PAGE + length] = plain
         must(acc.to_bytes(16, "little") == self.state["acc"], "the accumulator does not match")
         must(len(out) >= size, "content is short")
@@ -236,6 +251,8 @@ class Vault:
         elif stat.S_ISLNK(st.st_mode):
             raw = b64(os.readlink(path), "a link")
             entry["target"] = os.fsdecode(siv_open(self.link_key, b"keepfs v1 link" + raw[:12], raw[12:], "a link"))
+        elif not stat.S_ISREG(st.st_mode):
+            entry["xattrs"] = {}
         else:
             file = File(path, self.deks[st.st_ino], self.header.vault_id)
             content = file.content()
