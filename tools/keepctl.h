@@ -165,6 +165,7 @@ int ctl_dir_show(struct ctl *ctl, struct base_error *err);
 int ctl_file_show(struct ctl *ctl, struct base_error *err);
 int ctl_rewrap(struct ctl *ctl, struct base_error *err);
 int ctl_fsck(struct ctl *ctl, struct base_error *err);
+int ctl_scrub(struct ctl *ctl, struct base_error *err);
 int ctl_audit_list(struct ctl *ctl, struct base_error *err);
 int ctl_audit_verify(struct ctl *ctl, struct base_error *err);
 

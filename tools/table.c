@@ -55,6 +55,8 @@ const struct ctl_verb ctl_verbs[] = {
 	    { "adopt", NULL, "recover files of a copy that was made while they were written" } },
 	  ctl_fsck, "check the structure of a vault, mounted or not" },
 
+	{ "scrub", NULL, "VAULT|PATH", 1, 1, { { 0 } }, ctl_scrub, "read and check every byte of a vault, a directory or a file, mounted or not" },
+
 	{ "audit", "list", "", 0, 0,
 	  { { "user", "NAME", "only this user, by name or number" },
 	    { "key", "NAME", "only this key" },

@@ -125,3 +125,21 @@ ctl_fsck(struct ctl *ctl, struct base_error *err)
 			   ctl->options[1] ? quarantine : NULL);
 	return check_call(ctl, "/v1/fsck", params, fsck_summary, err);
 }
+
+static void
+scrub_summary(json_t *line)
+{
+	static const char *const fields[] = { "files", "blocks", "recovered", NULL };
+	static const char *const words[] = { "files", "blocks", "recovered after a crash" };
+	char text[CTL_FIELD_MAX];
+
+	printf("%s read; ", ctl_field(line, "bytes", CTL_SIZE, text));
+	print_counts(line, fields, words);
+	print_sums(line);
+}
+
+int
+ctl_scrub(struct ctl *ctl, struct base_error *err)
+{
+	return check_call(ctl, "/v1/scrub", json_object(), scrub_summary, err);
+}

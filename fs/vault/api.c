@@ -109,6 +109,7 @@ int vault_api_add(struct kms_core *core)
 		{ "GET", "/v1/files", vault_file_show_handler },
 		{ "GET", "/v1/directories", vault_dir_show_handler },
 		{ "POST", "/v1/directories/key", vault_dir_key_handler },
+		{ "POST", "/v1/scrub", vault_scrub_handler },
 	};
 	size_t i;
 	int code;

@@ -194,6 +194,8 @@ int vault_tags_sum(struct vault_file *f, struct vault_cipher *c, uint64_t group,
 int vault_tags_load(struct vault_file *f, struct vault_cipher *c, uint64_t group, struct vault_tags_page **ret);
 /* vault_tags_recheck(f, c, group, raw): a group as the disk has it now, checked as vault_tags_load does, past the cache. Call with `lock` held. */
 int vault_tags_recheck(struct vault_file *f, struct vault_cipher *c, uint64_t group, const uint8_t *raw);
+/* vault_tags_seen(f, group): the group's sum is known. With tags_mutex held. */
+bool vault_tags_seen(struct vault_file *f, uint64_t group);
 /* vault_tags_verify(f, c): load every group. */
 int vault_tags_verify(struct vault_file *f, struct vault_cipher *c);
 /* vault_tags_slots(f, c, block, n, ret): live slots of n blocks; safe with `lock` held for reading. */

@@ -28,6 +28,7 @@ int vault_rewrap_handler(struct kms_core *core, void *ctx, struct kms_request *r
 int vault_file_show_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err);
 int vault_dir_show_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err);
 int vault_dir_key_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err);
+int vault_scrub_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err);
 
 /* The census scan, as kms.h's kms_census_fn. */
 int vault_census(void *ctx, const struct kms_vault *vault, kms_census_count_fn count, void *count_ctx, struct base_error *err);

@@ -213,7 +213,7 @@ static int page_check(struct vault_file *f, struct vault_cipher *c, uint64_t gro
 	return parts_check(f, group, sum);
 }
 
-static bool group_seen(struct vault_file *f, uint64_t group)
+bool vault_tags_seen(struct vault_file *f, uint64_t group)
 {
 	struct vault_tags_parts *p = group < f->groups_known_from ? parts_get(f, group, false) : NULL;
 
@@ -223,7 +223,7 @@ static bool group_seen(struct vault_file *f, uint64_t group)
 /* Group 0 never leaves memory, so once seen it needs no second look. */
 static int load_head(struct vault_file *f, struct vault_cipher *c, struct vault_tags_page **ret)
 {
-	int r = group_seen(f, 0) ? 0 : page_check(f, c, 0, f->head->raw);
+	int r = vault_tags_seen(f, 0) ? 0 : page_check(f, c, 0, f->head->raw);
 
 	*ret = f->head;
 	return r;
