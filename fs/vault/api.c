@@ -106,6 +106,7 @@ int vault_api_add(struct kms_core *core)
 		{ "POST", "/v1/vaults", create_handler },
 		{ "GET", "/v1/vaults", list_handler },
 		{ "POST", "/v1/rewrap", vault_rewrap_handler },
+		{ "POST", "/v1/fsck", vault_fsck_handler },
 		{ "GET", "/v1/files", vault_file_show_handler },
 		{ "GET", "/v1/directories", vault_dir_show_handler },
 		{ "POST", "/v1/directories/key", vault_dir_key_handler },

@@ -158,13 +158,12 @@ static int check_root(struct vault *v, struct base_error *err)
 			      code == -EBADMSG ? "is damaged or of another vault" : "cannot be read");
 }
 
-static int load(struct vault *v, const struct kms_caller *caller, struct vault_header *header, struct kms_vault *known, struct base_error *err)
+/* All checks of the config that v->config_fd is; fills v's keys and root_dir_id. */
+static int examine(struct vault *v, const struct kms_caller *caller, struct vault_header *header, struct kms_vault *known, struct base_error *err)
 {
 	struct vault_state state;
-	int code = open_locked(v, err);
+	int code;
 
-	if (code < 0)
-		return code;
 	if (vault_header_read(v->config_fd, VAULT_MAGIC_CONFIG, KMS_PURPOSE_VAULT, header) < 0 ||
 	    memcmp(header->vault_id, v->id, BASE_ID_SIZE) != 0)
 		return damaged(v, err);
@@ -177,6 +176,17 @@ static int load(struct vault *v, const struct kms_caller *caller, struct vault_h
 		return damaged(v, err);
 	if ((code = unwrap(v, caller, header, err)) < 0 || (code = check_state(v, header, &state, err)) < 0 ||
 	    (code = check_root(v, err)) < 0 || (code = check_generation(v, known, state.size, err)) < 0)
+		return code;
+	return 0;
+}
+
+static int load(struct vault *v, const struct kms_caller *caller, struct vault_header *header, struct kms_vault *known, struct base_error *err)
+{
+	int code = open_locked(v, err);
+
+	if (code == 0)
+		code = examine(v, caller, header, known, err);
+	if (code < 0)
 		return code;
 	if (strcmp(known->path, v->path) != 0)
 		code = kms_vault_path(v->core, v->id, v->path);
@@ -305,6 +315,64 @@ int vault_config_rewrap(struct vault *v, const struct kms_caller *caller, const 
 		code = base_error_set(err, -EROFS, BASE_EXIT_FAILED, "vault %s is on a read-only filesystem", v->path);
 	else
 		code = rewrap_locked(v, caller, header, err);
+	pthread_mutex_unlock(&v->config);
+	free(header);
+	return code;
+}
+
+/* The config under v's name, opened again, by a vault of its own that nobody sees. */
+static int check_again(struct vault *v, struct vault *again, const struct kms_caller *caller, struct vault_header *header, struct kms_vault *known,
+		       struct base_error *err)
+{
+	memcpy(again->id, v->id, BASE_ID_SIZE);
+	memcpy(again->path, v->path, sizeof(again->path));
+	again->root_fd = fcntl(v->root_fd, F_DUPFD_CLOEXEC, 0);
+	again->config_fd = openat(v->root_fd, VAULT_CONFIG_NAME, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (again->root_fd < 0 || again->config_fd < 0)
+		return errno == ENOENT || errno == ELOOP ? damaged(v, err) :
+							   base_error_set(err, -errno, BASE_EXIT_FAILED, "cannot open %s/" VAULT_CONFIG_NAME ": %s",
+									  v->path, strerror(errno));
+	return examine(again, caller, header, known, err);
+}
+
+int vault_config_check(struct vault *v, const struct kms_caller *caller, bool *ret_leftover, struct base_error *err)
+{
+	struct vault_header *header = malloc(sizeof(*header));
+	struct kms_vault *known = malloc(sizeof(*known));
+	struct vault *again = vault_alloc(v->core);
+	int code = -ENOMEM;
+
+	*ret_leftover = false;
+	if (header && known && again) {
+		pthread_mutex_lock(&v->config);
+		code = check_again(v, again, caller, header, known, err);
+		pthread_mutex_unlock(&v->config);
+		*ret_leftover = code == 0 && header->other_used;
+	} else {
+		base_error_set(err, code, BASE_EXIT_FAILED, "out of memory");
+	}
+	vault_free(again);
+	free(header);
+	free(known);
+	return code;
+}
+
+int vault_config_erase(struct vault *v)
+{
+	struct vault_header *header = malloc(sizeof(*header));
+	int code = header ? 0 : -ENOMEM;
+
+	pthread_mutex_lock(&v->config);
+	if (code == 0)
+		code = vault_header_read(v->config_fd, VAULT_MAGIC_CONFIG, KMS_PURPOSE_VAULT, header);
+	if (code == 0 && fdatasync(v->config_fd) < 0)
+		code = -errno;
+	if (code == 0)
+		code = kms_audit_barrier(v->core);
+	if (code == 0)
+		code = vault_header_erase(v->config_fd, header);
+	if (code == 0 && fdatasync(v->config_fd) < 0)
+		code = -errno;
 	pthread_mutex_unlock(&v->config);
 	free(header);
 	return code;

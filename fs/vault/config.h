@@ -13,6 +13,11 @@ int vault_config_peek(int dirfd, uint8_t ret_id[BASE_ID_SIZE]);
  * root_dir_id, and tells the core what moved. Blocks. */
 int vault_config_load(struct vault *v, const struct kms_caller *caller, struct base_error *err);
 
+/* vault_config_check(v, caller, ret_leftover, err): the config of an open vault as it is on disk now, by all that vault_config_load checks. *ret_leftover:
+ * the wrap slot that is not live is used. vault_config_erase(v): zeroes that slot, after the live one is durable. Both block. */
+int vault_config_check(struct vault *v, const struct kms_caller *caller, bool *ret_leftover, struct base_error *err);
+int vault_config_erase(struct vault *v);
+
 /* vault_config_make(v, caller, key_id, dek, page, err): the first page of a new vault whose id and root_dir_id are set; fills v's keys. */
 int vault_config_make(struct vault *v, const struct kms_caller *caller, const uint8_t key_id[BASE_ID_SIZE], const uint8_t *dek,
 		      uint8_t page[VAULT_PAGE], struct base_error *err);

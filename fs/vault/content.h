@@ -214,6 +214,13 @@ void vault_tags_cut(struct vault_file *f, uint64_t groups);
 int vault_file_open_apart(struct vault *v, const struct kms_caller *caller, const char *path, int fd, bool check, struct vault_file **ret,
 			  struct base_error *err);
 
+/* The same in two steps, for who tells what is wrong. vault_file_unlock(v, caller, path, fd, h, ret, err): the keys that h, read from fd, wraps; fd is
+ * taken over. -EBADMSG with err->code 0: they do not belong to this header (commitment); others with err filled. vault_file_load(f, h): state and
+ * the tags of page 0; -EBADMSG. Nothing is logged. */
+int vault_file_unlock(struct vault *v, const struct kms_caller *caller, const char *path, int fd, const struct vault_header *h, struct vault_file **ret,
+		      struct base_error *err);
+int vault_file_load(struct vault_file *f, const struct vault_header *h);
+
 /* ---- seal.c; all with `lock` held for writing ---- */
 
 /* vault_seal(f, c, flags, first, end): write the next state: horizon, size and acc as in memory. first, end: intent's range. A failure leaves

@@ -104,6 +104,11 @@ int vault_dir_write(struct vault *v, int dirfd, struct vault_dir *dir, bool sync
 	return code;
 }
 
+int vault_dir_store(struct vault *v, int dirfd, struct vault_dir *dir)
+{
+	return store(v, dirfd, dir, false, (uid_t)-1, (gid_t)-1, true);
+}
+
 int vault_dir_record_new(struct vault *v, int dirfd, struct vault_dir *dir, uid_t uid, gid_t gid)
 {
 	return store(v, dirfd, dir, true, uid, gid, true);

@@ -345,20 +345,31 @@ static int unlock_keys(struct vault_file *f, const struct kms_caller *caller, co
 	return base_secret_equal(f->keys->commitment, h->commitment, 32) ? 0 : -EBADMSG;
 }
 
-static int load_state(struct vault_file *f, const struct vault_header *h, bool check)
+/* The state as it is sealed, and the tags of the header page. */
+int vault_file_load(struct vault_file *f, const struct vault_header *h)
 {
 	struct vault_cipher *c = vault_cipher_get(f);
 	const struct base_siv *siv = c ? vault_cipher_state(c, f) : NULL;
 	int r = siv ? vault_state_open(siv, VAULT_MAGIC_FILE, f->id, h->page, &f->state) : -ENOMEM;
 
-	if (r == 0) {
-		f->size = f->state.size;
-		f->next_seq = f->state.horizon + 1;
-		memcpy(f->acc, f->state.acc, sizeof(f->acc));
-		r = f->size <= VAULT_FILE_MAX ? vault_tags_init(f, h->page) : -EBADMSG;
-	}
-	if (r == 0 && check)
-		r = check_state(f, c);
+	vault_cipher_put(c);
+	if (r != 0)
+		return r;
+	f->size = f->state.size;
+	f->next_seq = f->state.horizon + 1;
+	memcpy(f->acc, f->state.acc, sizeof(f->acc));
+	return f->size <= VAULT_FILE_MAX ? vault_tags_init(f, h->page) : -EBADMSG;
+}
+
+static int load_state(struct vault_file *f, const struct vault_header *h, bool check)
+{
+	struct vault_cipher *c;
+	int r = vault_file_load(f, h);
+
+	if (r != 0 || !check)
+		return r;
+	c = vault_cipher_get(f);
+	r = c ? check_state(f, c) : -ENOMEM;
 	vault_cipher_put(c);
 	return r;
 }
@@ -431,6 +442,34 @@ int vault_file_open_apart(struct vault *v, const struct kms_caller *caller, cons
 			  struct base_error *err)
 {
 	return open_how(v, caller, path, fd, check ? OPEN_APART : OPEN_LOOK, ret, err);
+}
+
+int vault_file_unlock(struct vault *v, const struct kms_caller *caller, const char *path, int fd, const struct vault_header *h, struct vault_file **ret,
+		      struct base_error *err)
+{
+	struct vault_file *f = file_new(v, fd);
+	struct stat st;
+	int r = 0;
+
+	*ret = NULL;
+	if (!f || fstat(fd, &st) != 0) {
+		r = f ? -errno : -ENOMEM;
+	} else {
+		f->dev = st.st_dev;
+		f->ino = st.st_ino;
+		f->fd_writable = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+		memcpy(f->id, h->file_id, BASE_ID_SIZE);
+		memcpy(f->zone, h->wrap.key_id, BASE_ID_SIZE);
+		r = unlock_keys(f, caller, path, h, false, err);
+	}
+	if (r == 0) {
+		*ret = f;
+		return 0;
+	}
+	if (!f)
+		close(fd);
+	vault_file_free(f);
+	return r;
 }
 
 int vault_file_grant(struct vault_file *f, const struct kms_caller *caller, const char *path, bool write)

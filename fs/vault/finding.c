@@ -1,10 +1,13 @@
 /* Findings, progress and the last line of fsck and scrub. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "config.h"
 #include "finding.h"
 #include "quarantine.h"
 
@@ -33,24 +36,62 @@ int vault_check_begin(struct kms_core *core, struct kms_request *request, const 
 	return code;
 }
 
+/* Opening a vault makes the keystore remember its place. Who looks at a copy does not move the vault. */
+static void note_place(struct vault_check *c, const char *root)
+{
+	struct kms_vault *known = malloc(sizeof(*known));
+	int fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (known && fd >= 0 && vault_config_peek(fd, c->id) == 0 && kms_vault_get(c->core, c->id, known) == 0 && strcmp(known->path, root) != 0)
+		c->place = strdup(known->path);
+	if (fd >= 0)
+		close(fd);
+	free(known);
+}
+
+static void restore_place(struct vault_check *c)
+{
+	uint8_t id[BASE_ID_SIZE];
+	int fd = c->place ? open(c->place, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (fd >= 0 && c->at.v && vault_config_peek(fd, id) == 0 && memcmp(id, c->id, BASE_ID_SIZE) == 0)
+		(void)kms_vault_path(c->core, id, c->place);
+	if (fd >= 0)
+		close(fd);
+	free(c->place);
+	c->place = NULL;
+}
+
 int vault_check_open(struct vault_check *c, struct base_error *err)
 {
 	const char *path = vault_param(c->request, "path"), *quarantine = vault_param(c->request, "quarantine");
+	char root[PATH_MAX];
+	size_t len;
 	int code;
 
 	if (!path)
 		return base_error_set(err, -EINVAL, BASE_EXIT_USAGE, "%s needs the path of a vault, or one inside a vault or a mount", c->verb);
+	if ((code = vault_target_backing(path, root, &len, err)) < 0)
+		return code;
+	root[len] = '\0';
+	note_place(c, root);
 	code = vault_target_find(c->core, &c->request->caller, path, &c->at, err);
-	if (code < 0)
+	if (code < 0) {
 		c->at.v = NULL;
-	else if (quarantine)
-		code = vault_quarantine_open(c, quarantine, &c->quarantine, err);
-	return code;
+		c->refused = code == -EBADMSG;
+		return code;
+	}
+	/* An open vault is found by its id, wherever it is. */
+	if (strcmp(vault_path(c->at.v), root) != 0)
+		return base_error_set(err, -EBUSY, BASE_EXIT_FAILED, "%s is a copy of the vault %s, which is open now; unmount that first", root,
+				      vault_path(c->at.v));
+	return quarantine ? vault_quarantine_open(c, quarantine, &c->quarantine, err) : 0;
 }
 
 void vault_check_done(struct vault_check *c)
 {
 	vault_quarantine_close(c->quarantine);
+	restore_place(c);
 	vault_put(c->at.v);
 	c->quarantine = NULL;
 	c->at.v = NULL;

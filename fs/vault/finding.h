@@ -35,13 +35,16 @@ struct vault_check {
 	uint64_t told_ns;
 	uint64_t problems, repaired, quarantined, adopted;
 	struct vault_quarantine *quarantine; /* NULL without one */
+	bool refused;              /* the vault does not open: its config or root record is damaged or rolled back */
+	uint8_t id[BASE_ID_SIZE];  /* of the vault that place is about */
+	char *place;               /* where the keystore looked for the vault before, when that is elsewhere */
 };
 
 /*
  * vault_check_begin(core, request, verb, action, ret, err): authorises the caller for action, and for KMS_ACTION_UNWRAP as well (names are
  * shown). ret is zeroed first. Nothing to undo on failure. -EACCES.
- * vault_check_open(c, err): finds and opens the request's "path" (vault_target_find), then its "quarantine", when it has one. -EBADMSG
- * (exit 6): the config does not open; fsck makes a finding of that.
+ * vault_check_open(c, err): finds and opens the request's "path" (vault_target_find), then its "quarantine", when it has one. -EBADMSG with
+ * c->refused: the config does not open; fsck makes a finding of that. -EBUSY: the path is a copy of a vault that is open.
  * vault_check_done(c): closes all. After a failed begin or open too.
  */
 int vault_check_begin(struct kms_core *core, struct kms_request *request, const char *verb, enum kms_action action, struct vault_check *ret,

@@ -23,7 +23,12 @@ int vault_target_backing(const char *path, char ret[PATH_MAX], size_t *root_len,
 /* vault_zone_changed: tells the mount, if there is one. */
 void vault_zone_changed(struct vault *v, const uint8_t dir_id[BASE_ID_SIZE], const uint8_t zone[BASE_ID_SIZE]);
 
+/* vault_job_lock: held by rewrap and fsck from begin to end: a second used wrap slot is work under way, or a leftover. Taken before all else. */
+void vault_job_lock(void);
+void vault_job_unlock(void);
+
 /* Handlers, as kms.h's kms_handler_fn. */
+int vault_fsck_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err);
 int vault_rewrap_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err);
 int vault_file_show_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err);
 int vault_dir_show_handler(struct kms_core *core, void *ctx, struct kms_request *request, struct base_error *err);

@@ -60,8 +60,18 @@ struct job {
 	struct vault_header header; /* scratch */
 };
 
-/* One rewrap at a time in this process: two would fight over the slots' order. */
-static pthread_mutex_t rewrap_lock = PTHREAD_MUTEX_INITIALIZER;
+/* One job at a time in this process that writes wrap slots: two would fight over their order. */
+static pthread_mutex_t job_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void vault_job_lock(void)
+{
+	pthread_mutex_lock(&job_lock);
+}
+
+void vault_job_unlock(void)
+{
+	pthread_mutex_unlock(&job_lock);
+}
 
 static void fail(struct job *job, const char *where, const char *what, const struct base_error *err, int code)
 {
@@ -419,11 +429,11 @@ int vault_rewrap_zone(struct vault *v, struct kms_request *request, const char *
 	job->caller = &request->caller;
 	job->zone = zone;
 	job->told_ns = base_clock_mono_ns();
-	pthread_mutex_lock(&rewrap_lock);
+	vault_job_lock();
 	code = vault_zone_records(zone, start, err);
 	if (code == 0)
 		code = rewrap_vault(job, v, start);
-	pthread_mutex_unlock(&rewrap_lock);
+	vault_job_unlock();
 	if (code == -ECANCELED)
 		base_error_set(err, code, BASE_EXIT_FAILED, "it was stopped; run it again to go on");
 	else if (code == 0)
@@ -450,14 +460,14 @@ int vault_rewrap_handler(struct kms_core *core, void *ctx, struct kms_request *r
 		job->caller = &request->caller;
 		job->key = key ? key_id : NULL;
 		job->told_ns = base_clock_mono_ns();
-		pthread_mutex_lock(&rewrap_lock);
+		vault_job_lock();
 		if (!path) {
 			code = rewrap_all(job, err);
 		} else if ((code = vault_target_find(core, &request->caller, path, target, err)) == 0) {
 			code = rewrap_vault(job, target->v, target->relative);
 			vault_put(target->v);
 		}
-		pthread_mutex_unlock(&rewrap_lock);
+		vault_job_unlock();
 		if (code == -ECANCELED)
 			base_error_set(err, code, BASE_EXIT_FAILED, "rewrap was stopped; run it again to go on");
 		else if (code == 0)

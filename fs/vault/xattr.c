@@ -1,5 +1,6 @@
 /* Sealed user.* xattrs (fs/FORMAT.md, "Directories", Xattrs). */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
@@ -228,4 +229,45 @@ int vault_xattr_any(int fd)
 		any = strncmp(p, PREFIX, PREFIX_LEN) == 0;
 	free(names);
 	return any;
+}
+
+/* One sealed xattr: 0, or -EBADMSG. One that went meanwhile is fine. */
+static int check_one(const struct vault_xattr *x, int fd, const char *stored, uint8_t *raw)
+{
+	char clear[NAME_CAP];
+	int code = open_name(x, stored, clear);
+	ssize_t n;
+
+	if (code < 0)
+		return code;
+	n = fgetxattr(fd, stored, raw, VALUE_CAP);
+	if (n < 0)
+		return errno == ENODATA ? 0 : -errno;
+	n = open_value(x, clear, raw, n, NULL, 0);
+	return n < 0 ? (int)n : 0;
+}
+
+int vault_xattr_check(const struct vault_xattr *x, int fd, char *ret, size_t cap)
+{
+	char *names, *p;
+	uint8_t *raw = NULL;
+	ssize_t n = stored_names(fd, &names);
+	int bad = 0, code = 0;
+
+	for (p = names; code == 0 && p && p < names + n; p += strlen(p) + 1) {
+		if (strncmp(p, PREFIX, PREFIX_LEN) != 0)
+			continue;
+		if (!raw && !(raw = malloc(VALUE_CAP)))
+			code = -ENOMEM;
+		if (code == 0)
+			code = check_one(x, fd, p, raw);
+		if (code == -EBADMSG) {
+			if (bad++ == 0)
+				snprintf(ret, cap, "%s", p);
+			code = 0;
+		}
+	}
+	free(raw);
+	free(names);
+	return n < 0 ? (int)n : code < 0 ? code : bad;
 }
