@@ -72,6 +72,12 @@ static int parse_value(const char *name, const char *value, struct options_mount
 		ret->strict = !strcmp(value, "strict");
 		return 0;
 	}
+	if (!strcmp(name, "verify")) {
+		if (strcmp(value, "always") && strcmp(value, "auto"))
+			return usage(err, "verify takes always or auto, not", value);
+		ret->verify = !strcmp(value, "always");
+		return 0;
+	}
 	return usage(err, "unknown mount option", name);
 }
 
@@ -305,6 +311,7 @@ void options_help(void)
 	     "       noexec, noatime, nodiratime, relatime, strictatime, sync, dirsync\n"
 	     "       cache=none            keep no plaintext in the kernel's cache (slower)\n"
 	     "       crash=strict          synced blocks survive a power cut even while they are overwritten (slower)\n"
+	     "       verify=always         every open of a file checks that none of its blocks is an old one (slower for large files)\n"
 	     "       fsname=NAME           the source that mount tables show; default: the vault's path\n"
 	     "  --help, --version\n"
 	     "\n"

@@ -15,6 +15,7 @@ struct options_mount {
 	bool nonempty;
 	bool cache_none;     /* no plaintext stays in the kernel's cache */
 	bool strict;         /* crash=strict */
+	bool verify;         /* verify=always */
 	char *fsname;        /* NULL: the vault's path */
 	char *keystore;      /* NULL: not given here */
 };

@@ -250,6 +250,7 @@ static int bring_up(struct service *s, struct mount *m, const struct kms_caller 
 				      vault_path(m->vault), r == -EBADMSG ? "its record does not authenticate" : strerror(-r));
 	}
 	vault_set_strict(m->vault, m->options.strict);
+	vault_set_verify(m->vault, m->options.verify);
 	r = record(m, caller, "mount", m->mountpoint);
 	if (r < 0)
 		base_error_set(err, r, BASE_EXIT_FAILED, "the audit trail cannot be written: %s; nothing is mounted", strerror(-r));

@@ -15,7 +15,7 @@
 #define TAG_RUN 16              /* tag pages of a run */
 #define TAG_RUN_BLOCKS 896      /* TAG_GROUP * TAG_RUN */
 #define TAG_RUN_PAGES 912
-#define VERIFY_AT_OPEN (64u << 20) /* files up to this size are verified as a whole at open */
+#define VERIFY_AT_OPEN (64u << 20) /* files that are not larger, or take no more room, are verified as a whole at open */
 
 #define META_SEQ_BITS 48
 #define META_SEQ(meta) ((meta) & ((1ULL << META_SEQ_BITS) - 1))
@@ -196,6 +196,11 @@ int vault_tags_load(struct vault_file *f, struct vault_cipher *c, uint64_t group
 int vault_tags_recheck(struct vault_file *f, struct vault_cipher *c, uint64_t group, const uint8_t *raw);
 /* vault_tags_seen(f, group): the group's sum is known. With tags_mutex held. */
 bool vault_tags_seen(struct vault_file *f, uint64_t group);
+/* vault_tags_data(f, group, end): the first group in [group, end) whose tag page the backing file may have; end: none. Those in holes are empty.
+ * vault_tags_next(f, group, end, ret): the same, and the groups passed over count as seen; one that held something before is not passed over.
+ * With `lock` held. -EBADMSG: these were the last unseen ones, and the total does not match. */
+uint64_t vault_tags_data(const struct vault_file *f, uint64_t group, uint64_t end);
+int vault_tags_next(struct vault_file *f, uint64_t group, uint64_t end, uint64_t *ret);
 /* vault_tags_verify(f, c): load every group. */
 int vault_tags_verify(struct vault_file *f, struct vault_cipher *c);
 /* vault_tags_slots(f, c, block, n, ret): live slots of n blocks; safe with `lock` held for reading. */

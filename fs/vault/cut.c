@@ -23,20 +23,29 @@ static int part_sum(struct vault_file *f, struct vault_cipher *c, const struct v
 	return vault_tags_sum(f, c, page->group, raw, sum);
 }
 
+/* Of `groups` groups those that begin before block end. */
+static uint64_t groups_before(uint64_t end, uint64_t groups)
+{
+	return end == TO_THE_END || tags_group(end - 1) + 1 > groups ? groups : tags_group(end - 1) + 1;
+}
+
 /* The same over all groups up to `groups`, so that a damaged one stops the cut before it begins. */
 static int range_sum(struct vault_file *f, struct vault_cipher *c, uint64_t first, uint64_t end, uint64_t groups, uint8_t sum[16])
 {
+	uint64_t g = tags_group(first);
 	struct vault_tags_page *page;
+	int r = 0;
 
-	for (uint64_t g = tags_group(first); g < groups && tags_first(g) < end; g++) {
-		int r = vault_tags_load(f, c, g, &page);
-
+	for (groups = groups_before(end, groups); r == 0; g++) {
+		r = vault_tags_next(f, g, groups, &g);
+		if (r == 0 && g >= groups)
+			break;
+		if (r == 0)
+			r = vault_tags_load(f, c, g, &page);
 		if (r == 0)
 			r = part_sum(f, c, page, first, end, sum);
-		if (r != 0)
-			return r == -EBADMSG ? vault_broken(f, (int64_t)tags_first(g), "the tags do not match the sealed state") : r;
 	}
-	return 0;
+	return r == -EBADMSG ? vault_broken(f, (int64_t)tags_first(g), "the tags do not match the sealed state") : r;
 }
 
 /* Zero the entries of [first, end) within one group, in memory, in the accumulators and, below the end of the backing file, on disk. */
@@ -63,10 +72,12 @@ static int group_clear(struct vault_file *f, struct vault_cipher *c, uint64_t gr
 
 static int range_clear(struct vault_file *f, struct vault_cipher *c, uint64_t first, uint64_t end, uint64_t groups, uint64_t backing)
 {
+	uint64_t g = tags_group(first);
 	int r = 0;
 
-	for (uint64_t g = tags_group(first); g < groups && tags_first(g) < end && r == 0; g++)
-		r = group_clear(f, c, g, first, end, backing);
+	groups = groups_before(end, groups);
+	while (r == 0 && (r = vault_tags_next(f, g, groups, &g)) == 0 && g < groups)
+		r = group_clear(f, c, g++, first, end, backing);
 	return r;
 }
 
@@ -189,6 +200,16 @@ int vault_file_truncate(struct vault_file *f, uint64_t size)
 	return r;
 }
 
+/* The end of what one call can punch from block b on: the rest of a run, or whole runs, whose tag pages are as empty as their data. */
+static uint64_t punch_until(uint64_t b, uint64_t end)
+{
+	uint64_t run = vault_run_end(b), whole = (end - b) / TAG_RUN_BLOCKS * TAG_RUN_BLOCKS;
+
+	if (run >= end)
+		return end;
+	return b >= TAG_HEAD && (b - TAG_HEAD) % TAG_RUN_BLOCKS == 0 && whole > 0 ? b + whole : run;
+}
+
 /* Whole blocks [first, end). Their pages are given back where the filesystem can. */
 static int punch_blocks(struct vault_file *f, struct vault_cipher *c, uint64_t first, uint64_t end)
 {
@@ -203,10 +224,10 @@ static int punch_blocks(struct vault_file *f, struct vault_cipher *c, uint64_t f
 		return r;
 	r = range_clear(f, c, first, end, groups, backing);
 	for (uint64_t b = first; b < end && r == 0;) {
-		uint64_t run = vault_run_end(b), until = run < end ? run : end;
+		uint64_t until = punch_until(b, end), page = vault_page_of(b);
 
-		(void)fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(vault_page_of(b) * VAULT_PAGE),
-				(off_t)((until - b) * VAULT_PAGE));
+		(void)fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(page * VAULT_PAGE),
+				(off_t)((vault_page_of(until - 1) + 1 - page) * VAULT_PAGE));
 		b = until;
 	}
 	if (r == 0)

@@ -286,7 +286,9 @@ static int check_clean(struct vault_file *f, struct vault_cipher *c)
 		return -errno;
 	if ((uint64_t)st.st_size != vault_backing_size(f->size))
 		return -EBADMSG;
-	return f->size <= VERIFY_AT_OPEN ? vault_tags_verify(f, c) : 0;
+	if (f->size <= VERIFY_AT_OPEN || vault_verify(f->v) || (vault_holes(f->v) && (uint64_t)st.st_blocks * 512 <= VERIFY_AT_OPEN))
+		return vault_tags_verify(f, c);
+	return 0;
 }
 
 static int open_dirty(struct vault_file *f, struct vault_cipher *c)

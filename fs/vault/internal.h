@@ -21,5 +21,9 @@ const struct vault_keys *vault_keys(const struct vault *v);
 
 /* vault_strict(v): crash=strict; set with vault_set_strict. */
 bool vault_strict(const struct vault *v);
+/* vault_verify(v): verify=always; set with vault_set_verify. */
+bool vault_verify(const struct vault *v);
+/* vault_holes(v): where the backing filesystem says that a hole is, there is one. Not so on FUSE, which forgets what is still in the kernel's cache. */
+bool vault_holes(const struct vault *v);
 
 #endif

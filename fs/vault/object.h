@@ -19,9 +19,11 @@ struct vault {
 	int root_fd;
 	int config_fd;  /* carries the OFD lock that says this process has the vault */
 	bool read_only; /* the backing filesystem is */
+	bool holes;     /* vault_holes */
 	struct vault_keys keys;
 	struct base_siv *state; /* of the config's state slots */
 	atomic_bool strict;
+	atomic_bool verify;
 	atomic_ulong renames;                  /* times that vault_names_rdlock was taken */
 	pthread_mutex_t config;                /* guards the read-modify-write of the config page */
 	pthread_mutex_t stripes[VAULT_STRIPES]; /* vault_header_lock */

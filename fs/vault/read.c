@@ -124,10 +124,16 @@ static int seek_block(struct vault_file *f, struct vault_cipher *c, uint64_t blo
 	struct vault_slot slots[TAG_GROUP];
 
 	while (block < blocks) {
-		uint64_t group = tags_group(block), end = tags_first(group) + tags_count(group);
+		uint64_t group = tags_group(block), end = tags_first(group) + tags_count(group), next = group;
 		unsigned n = (unsigned)((end < blocks ? end : blocks) - block);
-		int r = vault_tags_slots(f, c, block, n, slots);
+		int r = data ? vault_tags_next(f, group, tags_groups(blocks), &next) : 0;
 
+		if (r == 0 && data && next > group) {
+			block = tags_first(next);
+			continue;
+		}
+		if (r == 0)
+			r = vault_tags_slots(f, c, block, n, slots);
 		if (r != 0)
 			return r == -EBADMSG ? vault_broken(f, (int64_t)block, "the tags do not match the sealed state") : r;
 		for (unsigned i = 0; i < n; i++)

@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "content.h"
 
+#define GROUPS_MAX (tags_groups(vault_blocks(VAULT_FILE_MAX)) + 1)
+
 struct recovery {
 	struct vault_file *f;
 	struct vault_cipher *c;
@@ -43,12 +45,17 @@ static void keep_bases(const struct vault_state *st, uint64_t group, uint8_t *ra
 	}
 }
 
+static bool has_group(const struct recovery *rec, uint64_t group)
+{
+	return group == 0 || (group < GROUPS_MAX && tags_offset(group) < rec->backing);
+}
+
 static int check_horizon(struct recovery *rec)
 {
 	const struct vault_state *st = &rec->f->state;
 	uint8_t raw[TAG_GROUP * TAG_ENTRY], acc[16] = { 0 };
 
-	for (uint64_t g = 0; g == 0 || tags_offset(g) < rec->backing; g++) {
+	for (uint64_t g = 0; has_group(rec, g); g = vault_tags_data(rec->f, g + 1, GROUPS_MAX)) {
 		int r = vault_tags_read(rec->f, g, raw);
 
 		if (r != 0)
@@ -209,7 +216,7 @@ int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot)
 	rec.backing = (uint64_t)st.st_size;
 	if (same_boot && (r = check_horizon(&rec)) != 0)
 		return r;
-	for (uint64_t g = 0; g == 0 || tags_offset(g) < rec.backing; g++)
+	for (uint64_t g = 0; has_group(&rec, g); g = vault_tags_data(f, g + 1, GROUPS_MAX))
 		if ((r = settle_group(&rec, g, acc)) != 0)
 			return r;
 	f->size = rec.size;

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "content.h"
 
@@ -42,10 +43,20 @@ int vault_tags_init(struct vault_file *f, const uint8_t page[VAULT_PAGE])
 	return 0;
 }
 
+/* PARTS_CHUNK groups that were all seen and hold nothing. Never written: parts_get copies it before. */
+static struct vault_tags_parts parts_empty;
+static pthread_once_t parts_once = PTHREAD_ONCE_INIT;
+
+static void parts_fill(void)
+{
+	memset(parts_empty.seen, 0xff, sizeof(parts_empty.seen));
+}
+
 static void parts_free(struct vault_file *f)
 {
 	for (size_t i = 0; i < f->parts_len; i++)
-		free(f->parts[i]);
+		if (f->parts[i] != &parts_empty)
+			free(f->parts[i]);
 	free(f->parts);
 	f->parts = NULL;
 	f->parts_len = 0;
@@ -91,7 +102,7 @@ void vault_tags_cut(struct vault_file *f, uint64_t groups)
 	for (size_t i = 0; i < f->parts_len; i++) {
 		uint64_t first = (uint64_t)i * PARTS_CHUNK;
 
-		if (!f->parts[i] || first + PARTS_CHUNK <= groups)
+		if (!f->parts[i] || f->parts[i] == &parts_empty || first + PARTS_CHUNK <= groups)
 			continue;
 		for (unsigned k = first < groups ? (unsigned)(groups - first) : 0; k < PARTS_CHUNK; k++)
 			memset(f->parts[i]->acc[k], 0, 16);
@@ -157,37 +168,57 @@ const char *vault_entry_fault(const struct vault_file *f, uint64_t block, const 
 	return at < f->size && (f->cutting || META_LEN(meta[live]) <= f->size - at) ? NULL : "a tag beyond the size";
 }
 
+static bool parts_reach(struct vault_file *f, size_t i)
+{
+	size_t len = i + 1 > f->parts_len * 2 ? i + 1 : f->parts_len * 2;
+	struct vault_tags_parts **grown;
+
+	if (i < f->parts_len)
+		return true;
+	if (!(grown = realloc(f->parts, len * sizeof(*grown))))
+		return false;
+	memset(grown + f->parts_len, 0, (len - f->parts_len) * sizeof(*grown));
+	f->parts = grown;
+	f->parts_len = len;
+	return true;
+}
+
+/* make: it is about to be written. */
 static struct vault_tags_parts *parts_get(struct vault_file *f, uint64_t group, bool make)
 {
 	size_t i = group / PARTS_CHUNK;
+	struct vault_tags_parts *p;
 
-	if (i >= f->parts_len) {
-		size_t len = i + 1 > f->parts_len * 2 ? i + 1 : f->parts_len * 2;
-		struct vault_tags_parts **grown;
+	if (!make)
+		return i < f->parts_len ? f->parts[i] : NULL;
+	if (!parts_reach(f, i))
+		return NULL;
+	if (f->parts[i] && f->parts[i] != &parts_empty)
+		return f->parts[i];
+	p = calloc(1, sizeof(*p));
+	if (p && f->parts[i])
+		*p = parts_empty;
+	return p ? f->parts[i] = p : NULL;
+}
 
-		if (!make || !(grown = realloc(f->parts, len * sizeof(*grown))))
-			return NULL;
-		memset(grown + f->parts_len, 0, (len - f->parts_len) * sizeof(*grown));
-		f->parts = grown;
-		f->parts_len = len;
-	}
-	if (!f->parts[i] && make)
-		f->parts[i] = calloc(1, sizeof(**f->parts));
-	return f->parts[i];
+static bool parts_seen(const struct vault_tags_parts *p, uint64_t group)
+{
+	return p->seen[group % PARTS_CHUNK / 8] & 1 << group % PARTS_CHUNK % 8;
 }
 
 /* The page's sum is what it must be: as remembered; nothing, where nothing was; or, with the last unseen page, what completes the total. */
 static int parts_check(struct vault_file *f, uint64_t group, const uint8_t sum[16])
 {
-	struct vault_tags_parts *p;
+	struct vault_tags_parts *p = parts_get(f, group, false);
 	unsigned k = group % PARTS_CHUNK;
 	uint8_t total[16];
 
-	p = parts_get(f, group, group < f->groups_known_from || !base_is_zero(sum, 16));
-	if (!p)
-		return base_is_zero(sum, 16) ? 0 : -ENOMEM;
-	if (group >= f->groups_known_from || (p->seen[k / 8] & 1 << k % 8))
+	if (p && (group >= f->groups_known_from || parts_seen(p, group)))
 		return memcmp(p->acc[k], sum, 16) == 0 ? 0 : -EBADMSG;
+	if (group >= f->groups_known_from)
+		return base_is_zero(sum, 16) ? 0 : -EBADMSG;
+	if (!(p = parts_get(f, group, true)))
+		return -ENOMEM;
 	memcpy(total, f->seen_acc, 16);
 	acc_xor(total, sum);
 	if (f->unseen == 1 && memcmp(total, f->acc, 16) != 0)
@@ -217,7 +248,7 @@ bool vault_tags_seen(struct vault_file *f, uint64_t group)
 {
 	struct vault_tags_parts *p = group < f->groups_known_from ? parts_get(f, group, false) : NULL;
 
-	return group >= f->groups_known_from || (p && (p->seen[group % PARTS_CHUNK / 8] & 1 << group % PARTS_CHUNK % 8));
+	return group >= f->groups_known_from || (p && parts_seen(p, group));
 }
 
 /* Group 0 never leaves memory, so once seen it needs no second look. */
@@ -279,14 +310,78 @@ int vault_tags_recheck(struct vault_file *f, struct vault_cipher *c, uint64_t gr
 	return r;
 }
 
+uint64_t vault_tags_data(const struct vault_file *f, uint64_t group, uint64_t end)
+{
+	while (group > 0 && group < end && vault_holes(f->v)) {
+		off_t at = lseek(f->fd, (off_t)tags_offset(group), SEEK_DATA);
+		uint64_t page, in_run;
+
+		if (at < 0)
+			return errno == ENXIO ? end : group;
+		page = (uint64_t)at / VAULT_PAGE - 1 - TAG_HEAD;
+		in_run = page % TAG_RUN_PAGES;
+		group = 1 + page / TAG_RUN_PAGES * TAG_RUN + (in_run < TAG_RUN ? in_run : TAG_RUN);
+		if (in_run < TAG_RUN)
+			break;
+	}
+	return group < end ? group : end;
+}
+
+/* Groups [from, to) are a hole: those not seen yet are now, as empty. *ret: the first that was seen and held something, or `to`. */
+static int skip_hole(struct vault_file *f, uint64_t from, uint64_t to, uint64_t *ret)
+{
+	bool unseen = f->unseen > 0;
+	uint64_t g = from;
+
+	pthread_once(&parts_once, parts_fill);
+	while (g < to) {
+		uint64_t chunk = g / PARTS_CHUNK * PARTS_CHUNK, next = chunk + PARTS_CHUNK;
+		struct vault_tags_parts *p = parts_get(f, g, false);
+
+		if (p == &parts_empty || (!p && g >= f->groups_known_from)) {
+			g = next;
+			continue;
+		}
+		if (!p && g == chunk && next <= to && next <= f->groups_known_from) {
+			if (!parts_reach(f, g / PARTS_CHUNK))
+				return -ENOMEM;
+			f->parts[g / PARTS_CHUNK] = &parts_empty;
+			f->unseen -= PARTS_CHUNK;
+			g = next;
+			continue;
+		}
+		if (!p && !(p = parts_get(f, g, true)))
+			return -ENOMEM;
+		if (!base_is_zero(p->acc[g % PARTS_CHUNK], 16))
+			break;
+		if (g < f->groups_known_from && !parts_seen(p, g)) {
+			p->seen[g % PARTS_CHUNK / 8] |= (uint8_t)(1 << g % PARTS_CHUNK % 8);
+			f->unseen--;
+		}
+		g++;
+	}
+	*ret = g < to ? g : to;
+	return unseen && f->unseen == 0 && memcmp(f->seen_acc, f->acc, 16) != 0 ? -EBADMSG : 0;
+}
+
+int vault_tags_next(struct vault_file *f, uint64_t group, uint64_t end, uint64_t *ret)
+{
+	int r;
+
+	pthread_mutex_lock(&f->tags_mutex);
+	r = skip_hole(f, group, vault_tags_data(f, group, end), ret);
+	pthread_mutex_unlock(&f->tags_mutex);
+	return r;
+}
+
 int vault_tags_verify(struct vault_file *f, struct vault_cipher *c)
 {
-	uint64_t groups = tags_groups(vault_blocks(f->size));
+	uint64_t groups = tags_groups(vault_blocks(f->size)), g = 0;
 	struct vault_tags_page *page;
 	int r = 0;
 
-	for (uint64_t g = 0; g < groups && r == 0; g++)
-		r = vault_tags_load(f, c, g, &page);
+	while (r == 0 && (r = vault_tags_next(f, g, groups, &g)) == 0 && g < groups)
+		r = vault_tags_load(f, c, g++, &page);
 	return r;
 }
 

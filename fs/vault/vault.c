@@ -1,8 +1,10 @@
 /* Open vaults: their life, their list, their locks. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -176,6 +178,7 @@ void vault_scan_end(const uint8_t id[BASE_ID_SIZE])
 static int find_root(struct vault *v, const char *path, struct base_error *err)
 {
 	char real[PATH_MAX];
+	struct statfs fs;
 	int code;
 
 	if (!realpath(path, real)) {
@@ -189,6 +192,7 @@ static int find_root(struct vault *v, const char *path, struct base_error *err)
 		code = -errno;
 		return base_error_set(err, code, BASE_EXIT_FAILED, "cannot open vault %s: %s", path, strerror(-code));
 	}
+	v->holes = fstatfs(v->root_fd, &fs) == 0 && fs.f_type != FUSE_SUPER_MAGIC;
 	code = vault_config_peek(v->root_fd, v->id);
 	if (code == -ENOENT)
 		return base_error_set(err, -EINVAL, BASE_EXIT_FAILED,
@@ -345,6 +349,21 @@ void vault_set_strict(struct vault *v, bool on)
 bool vault_strict(const struct vault *v)
 {
 	return atomic_load_explicit(&v->strict, memory_order_relaxed);
+}
+
+void vault_set_verify(struct vault *v, bool on)
+{
+	atomic_store_explicit(&v->verify, on, memory_order_relaxed);
+}
+
+bool vault_verify(const struct vault *v)
+{
+	return atomic_load_explicit(&v->verify, memory_order_relaxed);
+}
+
+bool vault_holes(const struct vault *v)
+{
+	return v->holes;
 }
 
 /* Inode numbers of one directory are neighbours: mix before cutting. */

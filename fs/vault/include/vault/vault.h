@@ -61,6 +61,9 @@ void vault_half_end(struct vault *v);
 /* vault_set_strict(v, on): Rule D for every block, not only the last (fs/FORMAT.md, Write block). */
 void vault_set_strict(struct vault *v, bool on);
 
+/* vault_set_verify(v, on): every tag page of a file is verified when it is opened, whatever its size (fs/FORMAT.md, Open). */
+void vault_set_verify(struct vault *v, bool on);
+
 /* vault_api_add(core): registers the routes of this room (vaults, rewrap, files, directories) and the census scan. */
 int vault_api_add(struct kms_core *core);
 
