@@ -186,7 +186,22 @@ int ops_find(struct mount *m, struct resolve_entry *e, const char *name, struct 
 	return 0;
 }
 
-void ops_kill(struct mount *m, fuse_ino_t ino, int fd)
+/* With the groups of the calling thread, as the kernel has them; when they cannot be read it is in none. */
+static bool in_group(fuse_req_t req, gid_t gid)
+{
+	gid_t groups[256];
+	int n;
+
+	if (fuse_req_ctx(req)->gid == gid)
+		return true;
+	n = fuse_req_getgroups(req, 256, groups);
+	for (int i = 0; i < n && i < 256; i++)
+		if (groups[i] == gid)
+			return true;
+	return false;
+}
+
+void ops_kill(fuse_req_t req, fuse_ino_t ino, int fd)
 {
 	struct stat st;
 	mode_t mode;
@@ -194,12 +209,12 @@ void ops_kill(struct mount *m, fuse_ino_t ino, int fd)
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return;
 	mode = st.st_mode & ~(mode_t)S_ISUID;
-	if (mode & S_IXGRP)
+	if ((mode & S_ISGID) && ((mode & S_IXGRP) || !in_group(req, st.st_gid)))
 		mode &= ~(mode_t)S_ISGID;
 	if (mode == st.st_mode)
 		return;
 	if (fchmod(fd, mode & 07777) == 0)
-		session_forget_attr(m, ino);
+		session_forget_attr(ops_mount(req), ino);
 	else
 		base_log(LOG_WARNING, "backing inode %llu: cannot clear its set-uid bits: %s", (unsigned long long)st.st_ino, strerror(errno));
 }

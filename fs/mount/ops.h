@@ -95,8 +95,11 @@ static inline bool ops_writes(int flags)
 	return (flags & O_ACCMODE) != O_RDONLY;
 }
 
-/* ops_kill(m, ino, fd): clears suid, and sgid with group execution, after a change by somebody without CAP_FSETID; the kernel forgets the mode. */
-void ops_kill(struct mount *m, fuse_ino_t ino, int fd);
+/*
+ * ops_kill(req, ino, fd): clears suid, and sgid with group execution or when the caller is not in the file's group, after a
+ * change by somebody without CAP_FSETID; the kernel forgets the mode.
+ */
+void ops_kill(fuse_req_t req, fuse_ino_t ino, int fd);
 /* ops_file_times(m, inode, fd, ts): futimens under the lock that the vault's own header writes take. */
 int ops_file_times(struct mount *m, struct inode *inode, int fd, const struct timespec ts[2]);
 

@@ -142,7 +142,7 @@ static int apply(fuse_req_t req, const struct target *t, const struct stat *attr
 	if (r == 0 && (to_set & FUSE_SET_ATTR_SIZE)) {
 		r = attr->st_size < 0 ? -EINVAL : vault_file_truncate(content_file(t->content), (uint64_t)attr->st_size);
 		if (r == 0 && kill)
-			ops_kill(m, t->inode->nodeid, t->fd);
+			ops_kill(req, t->inode->nodeid, t->fd);
 	}
 	if (r == 0 && (to_set & times))
 		r = set_times(m, t, to_set, attr);

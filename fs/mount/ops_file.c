@@ -21,7 +21,7 @@ static void set_handle(struct mount *m, struct fuse_file_info *fi, struct conten
 }
 
 /* O_TRUNC comes with the open. */
-static int truncate_open(struct mount *m, struct inode *inode, struct content *c)
+static int truncate_open(fuse_req_t req, struct inode *inode, struct content *c)
 {
 	const struct timespec now[2] = { { 0, UTIME_OMIT }, { 0, UTIME_NOW } };
 	struct vault_file *file = content_file(c);
@@ -30,8 +30,8 @@ static int truncate_open(struct mount *m, struct inode *inode, struct content *c
 	if (r < 0)
 		return r;
 	if (raw_kill())
-		ops_kill(m, inode->nodeid, vault_file_fd(file));
-	return ops_file_times(m, inode, vault_file_fd(file), now);
+		ops_kill(req, inode->nodeid, vault_file_fd(file));
+	return ops_file_times(ops_mount(req), inode, vault_file_fd(file), now);
 }
 
 void ops_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -44,7 +44,7 @@ void ops_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	int r = inode ? content_open(m, inode, &caller, write, &c) : -ESTALE;
 
 	if (r == 0 && (fi->flags & O_TRUNC)) {
-		r = truncate_open(m, inode, c);
+		r = truncate_open(req, inode, c);
 		if (r < 0)
 			content_close(m, c, write);
 	}
@@ -236,7 +236,7 @@ void ops_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off
 		return;
 	}
 	if (raw_kill())
-		ops_kill(ops_mount(req), ino, vault_file_fd(file));
+		ops_kill(req, ino, vault_file_fd(file));
 	fuse_reply_write(req, size);
 }
 
@@ -287,7 +287,7 @@ void ops_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t le
 	int r = allocate(file, mode, (uint64_t)off, (uint64_t)len);
 
 	if (r == 0 && fuse_req_ctx(req)->uid != 0) /* the kernel does not say whether the caller may keep set-uid bits */
-		ops_kill(ops_mount(req), ino, vault_file_fd(file));
+		ops_kill(req, ino, vault_file_fd(file));
 	ops_reply(req, 0, r);
 }
 
