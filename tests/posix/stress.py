@@ -24,7 +24,7 @@ ELSEWHERE = {
 }
 # They would fill the disk, or take minutes to clean up.
 SIZES = {
-    "copy-file": ["--copy-file-bytes", "64M"],
+    "copy-file": ["--copy-file-bytes", "128M"],
     "dirdeep": ["--dirdeep-inodes", "20000"],
     "fallocate": ["--fallocate-bytes", "128M"],
     "fiemap": ["--fiemap-bytes", "32M"],
@@ -52,6 +52,7 @@ def one(name, directory, args):
     except subprocess.TimeoutExpired:
         os.killpg(proc.pid, signal.SIGKILL)
         return "failed", "did not end within %d s after its time" % 300
+    t.check(proc.returncode != 1, "%s: stress-ng does not take its options:\n%s" % (name, out))
     said = [line for line in out.splitlines() if not re.search(r"\] (setting to|dispatching|successful|skipped: 0|passed|failed: 0|metrics|defaulting)", line)]
     if proc.returncode in NOT_HERE or (proc.returncode == 0 and re.search(r"skipping|not supported", "\n".join(said))):
         verdict = "skipped"
