@@ -161,6 +161,17 @@ static int side_directory(struct mount *m, struct side *s)
 	return r;
 }
 
+/* The record lies in the directory, whose times a rename does not change. */
+static void keep_times(const struct side *s)
+{
+	const struct timespec times[2] = { s->st.st_atim, s->st.st_mtim };
+	char proc[40];
+
+	snprintf(proc, sizeof proc, "/proc/self/fd/%d", s->sub.fd);
+	if (utimensat(AT_FDCWD, proc, times, 0) < 0)
+		base_log(LOG_WARNING, "backing inode %llu: its times changed with a rename: %s", (unsigned long long)s->st.st_ino, strerror(errno));
+}
+
 /* phase as of vault_dir_move; the record that the inode keeps follows, after the rename also when it could not be written. */
 static int move_record(struct mount *m, struct side *s, const struct side *to, int phase)
 {
@@ -171,6 +182,8 @@ static int move_record(struct mount *m, struct side *s, const struct side *to, i
 	r = vault_dir_move(m->vault, s->sub.fd, &s->sub.rec, to->e.dir.rec.id, phase);
 	if (r == 0 || phase != 0)
 		inode_rec_set(&m->table, s->inode, &s->sub.rec);
+	if (phase != 0)
+		keep_times(s);
 	return r;
 }
 
