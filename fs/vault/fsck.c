@@ -11,6 +11,14 @@
 #include "fsck.h"
 #include "walk.h"
 
+void vault_fsck_init(struct fsck *j, struct base_error *err)
+{
+	memset(j, 0, sizeof(*j));
+	j->found_end = &j->found;
+	j->fd = -1;
+	j->err = err;
+}
+
 int vault_fsck_push(struct fsck *j, const char *backing, const char *clear, const uint8_t *parent)
 {
 	struct fsck_dir *d = calloc(1, sizeof(*d) + strlen(backing) + 1);
@@ -119,7 +127,7 @@ static int begin(struct fsck *j)
 	return vault_fsck_push(j, slash ? relative : "", vault_clear(v, slash ? relative : "", clear, sizeof(clear)) == 0 ? clear : NULL, NULL);
 }
 
-static int walk(struct fsck *j)
+int vault_fsck_walk(struct fsck *j)
 {
 	struct fsck_linked *linked, *tmp;
 	struct fsck_dir *d;
@@ -196,7 +204,7 @@ static int run(struct fsck *j)
 	if (code == 0 && !*j->check.at.relative)
 		code = check_config(j);
 	if (code == 0)
-		code = walk(j);
+		code = vault_fsck_walk(j);
 	settle(j);
 	return code;
 }
@@ -236,11 +244,9 @@ int vault_fsck_handler(struct kms_core *core, void *ctx, struct kms_request *req
 
 	if (!j)
 		return base_error_set(err, -ENOMEM, BASE_EXIT_FAILED, "out of memory");
+	vault_fsck_init(j, err);
 	j->repair = vault_check_flag(request, "repair");
 	j->adopt = vault_check_flag(request, "adopt");
-	j->found_end = &j->found;
-	j->fd = -1;
-	j->err = err;
 	code = vault_check_begin(core, request, "fsck",
 				 j->repair || j->adopt || vault_param(request, "quarantine") ? KMS_ACTION_MANAGE : KMS_ACTION_UNWRAP, &j->check, err);
 	if (code == 0) {

@@ -8,10 +8,13 @@
 #ifndef VAULT_FSCK_H
 #define VAULT_FSCK_H
 
+#include <sys/stat.h>
 #include <uthash.h>
 
 #include "finding.h"
 #include "live.h"
+
+struct fsck_name;
 
 /* A directory that waits to be looked at. */
 struct fsck_dir {
@@ -54,6 +57,8 @@ struct fsck {
 	struct fsck_linked *linked;
 	struct fsck_found *found, **found_end;
 	struct base_error *err;        /* for what ends the run */
+	/* Set by scrub: looks at regular files in the place of vault_fsck_file's own checks. name->clear may be NULL. */
+	int (*content)(struct fsck *j, int fd, const struct stat *st, const struct fsck_name *name);
 	/* the directory at hand */
 	struct fsck_dir *dir;
 	int fd;
@@ -70,6 +75,13 @@ struct fsck_name {
 	const char *clear; /* clear name, NULL when it does not authenticate */
 	struct vault_file_key object;
 };
+
+/* ---- fsck.c ---- */
+
+/* vault_fsck_init(j, err): a run without options, whose check is to be begun. vault_fsck_walk(j): all below the target, but not the config. 0, or what
+ * ended it. */
+void vault_fsck_init(struct fsck *j, struct base_error *err);
+int vault_fsck_walk(struct fsck *j);
 
 /* ---- fsck_found.c ---- */
 

@@ -252,7 +252,7 @@ static int check(struct fsck *j, int fd, struct fsck_name *name)
 
 static int open_backing(struct fsck *j, const char *entry)
 {
-	int fd = j->repair || j->adopt ? vault_open_file(j->fd, entry, O_RDWR) : -EACCES;
+	int fd = j->repair || j->adopt || j->content ? vault_open_file(j->fd, entry, O_RDWR) : -EACCES;
 
 	return fd == -EACCES || fd == -EROFS || fd == -EPERM || fd == -ETXTBSY ? vault_open_file(j->fd, entry, O_RDONLY) : fd;
 }
@@ -275,8 +275,8 @@ int vault_fsck_file(struct fsck *j, struct fsck_name *name)
 	code = st.st_nlink > 1 ? check_linked(j, name) : 0;
 	if (code == 0) {
 		j->files++;
-		j->check.done++;
-		code = check(j, fd, name);
+		j->check.done += !j->content;
+		code = j->content ? j->content(j, fd, &st, name) : check(j, fd, name);
 		if (code == 0 && st.st_nlink > 1 && end == j->found_end)
 			code = remember(j, name);
 	}

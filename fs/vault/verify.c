@@ -1,4 +1,4 @@
-/* Verifying one file: whose eyes it is seen with, its header page, its size. */
+/* Verifying one file: whose eyes it is seen with, its header page, its size, its xattrs. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -157,7 +157,7 @@ static int open_failed(struct vault_look *l, int code, const struct base_error *
 	l->header_told = true;
 	if (code == -EBADMSG || code == -EIO)
 		return vault_look_tell(l, "header-damaged", "cannot open: %s; " ADVICE, why);
-	return vault_look_tell(l, "unreadable", "cannot read: %s", why);
+	return vault_look_tell(l, code == -EACCES || code == -EKEYREVOKED ? "denied" : "unreadable", "cannot read: %s", why);
 }
 
 /* ---- the header page ---- */
@@ -226,6 +226,25 @@ static int look_page(struct vault_look *l)
 			       (intmax_t)st.st_size, (uintmax_t)size, (uintmax_t)vault_backing_size(size));
 }
 
+/* ---- xattrs ---- */
+
+static int look_xattrs(struct vault_look *l)
+{
+	struct vault_file *f = l->own ? l->own : vault_live_hold(l->w->v, l->st->st_dev, l->st->st_ino);
+	int r = f && f->ready && (l->own || f->serial == l->serial) ? 0 : -EAGAIN;
+	char first[256];
+	struct vault_xattr x;
+
+	if (r == 0 && (r = vault_file_xattr(f, &x)) == 0)
+		r = vault_xattr_check(&x, l->fd, first, sizeof(first));
+	if (f && !l->own)
+		vault_live_release(f);
+	if (r > 0)
+		return vault_look_tell(l, "xattr-damaged", "%d extended attributes do not authenticate; setfattr -x %s on the backing file removes the first",
+				       r, first);
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
 /* ---- all of it ---- */
 
 static int look_all(struct vault_look *l)
@@ -234,7 +253,9 @@ static int look_all(struct vault_look *l)
 
 	if (r == 0)
 		r = vault_look_tags(l);
-	return r == 0 ? vault_look_data(l) : r;
+	if (r == 0)
+		r = vault_look_data(l);
+	return r == 0 ? look_xattrs(l) : r;
 }
 
 /* Nobody has the file open: open it ourselves, claimed meanwhile. */
@@ -284,7 +305,7 @@ static int look_once(struct vault_look *l)
 	if (!ready)
 		return -EAGAIN;
 	if (denied && r != -EIO)
-		return r == -ENOMEM ? r : vault_look_tell(l, "unreadable", "cannot read: %s", strerror(-r));
+		return r == -ENOMEM ? r : vault_look_tell(l, r == -EACCES || r == -EKEYREVOKED ? "denied" : "unreadable", "cannot read: %s", strerror(-r));
 	return look_all(l);
 }
 

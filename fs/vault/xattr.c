@@ -255,12 +255,12 @@ int vault_xattr_check(const struct vault_xattr *x, int fd, char *ret, size_t cap
 	int bad = 0, code = 0;
 
 	for (p = names; code == 0 && p && p < names + n; p += strlen(p) + 1) {
-		if (strncmp(p, PREFIX, PREFIX_LEN) != 0)
+		if (strncmp(p, CLEAR_PREFIX, LABEL_LEN(CLEAR_PREFIX)) != 0)
 			continue;
 		if (!raw && !(raw = malloc(VALUE_CAP)))
 			code = -ENOMEM;
 		if (code == 0)
-			code = check_one(x, fd, p, raw);
+			code = strncmp(p, PREFIX, PREFIX_LEN) == 0 ? check_one(x, fd, p, raw) : -EBADMSG;
 		if (code == -EBADMSG) {
 			if (bad++ == 0)
 				snprintf(ret, cap, "%s", p);
