@@ -261,15 +261,19 @@ static int open_once(struct mount *m, struct inode *inode, int flags)
 	return r == -ENOENT || r == -ELOOP ? -ESTALE : r;
 }
 
-/* A directory's own fd in the cache serves for it. */
+/* A directory's own fd in the cache serves for it; "." would need the right to search it. */
 static int open_directory(struct mount *m, struct inode *inode, int flags)
 {
+	char proc[RESOLVE_PROC];
 	struct resolve_dir dir;
 	int fd, r = resolve_dir(m, inode, &dir);
 
 	if (r < 0)
 		return r;
-	fd = openat(dir.fd, ".", (flags & ~O_ACCMODE) | O_DIRECTORY | O_CLOEXEC);
+	if (flags & O_PATH)
+		fd = fcntl(dir.fd, F_DUPFD_CLOEXEC, 0);
+	else
+		fd = open(resolve_proc(dir.fd, proc), (flags & ~O_ACCMODE) | O_DIRECTORY | O_CLOEXEC);
 	r = fd < 0 ? -errno : fd;
 	resolve_done(m, &dir);
 	return r;
