@@ -203,20 +203,23 @@ static bool in_group(fuse_req_t req, gid_t gid)
 
 void ops_kill(fuse_req_t req, fuse_ino_t ino, int fd)
 {
+	struct vault *v = ops_mount(req)->vault;
 	struct stat st;
 	mode_t mode;
+	int r;
 
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || !(st.st_mode & (S_ISUID | S_ISGID)))
 		return;
+	vault_header_lock(v, st.st_ino);
 	mode = st.st_mode & ~(mode_t)S_ISUID;
 	if ((mode & S_ISGID) && ((mode & S_IXGRP) || !in_group(req, st.st_gid)))
 		mode &= ~(mode_t)S_ISGID;
-	if (mode == st.st_mode)
-		return;
-	if (fchmod(fd, mode & 07777) == 0)
+	r = mode != st.st_mode && fchmod(fd, mode & 07777) < 0 ? -errno : 0;
+	vault_header_unlock(v, st.st_ino);
+	if (r < 0)
+		base_log(LOG_WARNING, "backing inode %llu: cannot clear its set-uid bits: %s", (unsigned long long)st.st_ino, strerror(-r));
+	else if (mode != st.st_mode)
 		session_forget_attr(ops_mount(req), ino);
-	else
-		base_log(LOG_WARNING, "backing inode %llu: cannot clear its set-uid bits: %s", (unsigned long long)st.st_ino, strerror(errno));
 }
 
 int ops_file_times(struct mount *m, struct inode *inode, int fd, const struct timespec ts[2])

@@ -74,15 +74,19 @@ static void target_close(struct mount *m, struct target *t)
 		content_close(m, t->content, true);
 }
 
-static int set_mode(const struct target *t, mode_t mode)
+static int set_mode(struct mount *m, const struct target *t, mode_t mode)
 {
 	char proc[RESOLVE_PROC];
-	int r = t->path ? chmod(resolve_proc(t->fd, proc), mode & 07777) : fchmod(t->fd, mode & 07777);
+	int r;
 
-	return r < 0 ? -errno : 0;
+	vault_header_lock(m->vault, t->inode->back.ino); /* a write of the header puts back the mode that it has found */
+	r = t->path ? chmod(resolve_proc(t->fd, proc), mode & 07777) : fchmod(t->fd, mode & 07777);
+	r = r < 0 ? -errno : 0;
+	vault_header_unlock(m->vault, t->inode->back.ino);
+	return r;
 }
 
-static int set_owner(const struct target *t, int to_set, const struct stat *attr, bool privileged)
+static int set_owner(struct mount *m, const struct target *t, int to_set, const struct stat *attr, bool privileged)
 {
 	uid_t uid = to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1;
 	gid_t gid = to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1;
@@ -91,7 +95,9 @@ static int set_owner(const struct target *t, int to_set, const struct stat *attr
 
 	if (privileged) /* quotas do not bind whoever may give files away */
 		creds_limited(false);
+	vault_header_lock(m->vault, t->inode->back.ino); /* it takes set-id bits away, as in set_mode */
 	r = fchownat(t->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	vault_header_unlock(m->vault, t->inode->back.ino);
 	if (privileged)
 		creds_limited(true);
 	return r;
@@ -136,9 +142,9 @@ static int apply(fuse_req_t req, const struct target *t, const struct stat *attr
 	int r = 0;
 
 	if (to_set & FUSE_SET_ATTR_MODE)
-		r = set_mode(t, attr->st_mode);
+		r = set_mode(m, t, attr->st_mode);
 	if (r == 0 && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)))
-		r = set_owner(t, to_set, attr, fuse_req_ctx(req)->uid == 0);
+		r = set_owner(m, t, to_set, attr, fuse_req_ctx(req)->uid == 0);
 	if (r == 0 && (to_set & FUSE_SET_ATTR_SIZE)) {
 		r = attr->st_size < 0 ? -EINVAL : vault_file_truncate(content_file(t->content), (uint64_t)attr->st_size);
 		if (r == 0 && kill)

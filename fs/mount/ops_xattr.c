@@ -239,10 +239,12 @@ static int change_passed(struct mount *m, struct inode *inode, const char *name,
 	if (fd < 0)
 		return fd;
 	resolve_proc(fd, proc);
+	vault_header_lock(m->vault, inode->back.ino); /* a write of the header puts back the mode and capabilities that it has found */
 	r = flags < 0 ? removexattr(proc, name) : setxattr(proc, name, value, size, flags);
 	r = r < 0 ? -errno : 0;
 	if (r == 0 && raw_kill() && !strcmp(name, ACCESS_ACL))
 		r = kill_sgid(fd, proc);
+	vault_header_unlock(m->vault, inode->back.ino);
 	close(fd);
 	return r;
 }

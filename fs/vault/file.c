@@ -185,7 +185,7 @@ static int write_header(struct vault_file *f, const struct kms_new_dek *new)
 	return r;
 }
 
-/* Owner, then mode; below a default ACL what the backing filesystem has made of the mode counts. */
+/* Owner, then mode; below a default ACL what the backing filesystem has made of the mode counts. After the last write: it takes set-id bits away. */
 static int own(int dirfd, int fd, mode_t mode, uid_t uid, gid_t gid)
 {
 	struct stat st;
@@ -211,7 +211,7 @@ int vault_file_create(struct vault *v, const struct kms_caller *caller, const ch
 	*ret = NULL;
 	if (r != 0)
 		return r;
-	r = own(dirfd, f->fd, mode, uid, gid);
+	r = own(dirfd, f->fd, mode & ~(mode_t)07000, uid, gid);
 	memcpy(subject.vault_id, vault_id(v), BASE_ID_SIZE);
 	if (r == 0)
 		r = kms_dek_create(vault_core(v), caller, &subject, dir->zone, KMS_DEK_WRITE | KMS_DEK_DIRTY, &new, &err);
@@ -222,6 +222,8 @@ int vault_file_create(struct vault *v, const struct kms_caller *caller, const ch
 		memcpy(f->id, new.file_id, BASE_ID_SIZE);
 		memcpy(f->zone, new.wrap.key_id, BASE_ID_SIZE);
 		r = write_header(f, &new);
+		if (r == 0 && (mode & 07000))
+			r = own(dirfd, f->fd, mode, (uid_t)-1, (gid_t)-1);
 		if (r != 0)
 			kms_dirty_close(vault_core(v), vault_id(v), f->id);
 	} else if (r != -EACCES && err.text[0]) {

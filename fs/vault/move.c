@@ -10,33 +10,26 @@
 #include "base/log.h"
 #include "slots.h"
 #include "vault/move.h"
+#include "keep.h"
 
 #define TRIES 3 /* a rewrap can write the same header meanwhile */
-
-static int restore_times(int fd, const struct stat *st)
-{
-	const struct timespec times[2] = { st->st_atim, st->st_mtim };
-
-	return futimens(fd, times) < 0 ? -errno : 0;
-}
 
 /* Under the header lock: the slot, if the header is still the one that was unwrapped. -EAGAIN when it is not. */
 static int write_slot(struct vault *v, int fd, ino_t ino, const struct kms_wrap *old, const struct kms_wrap *new, struct vault_header *header)
 {
-	struct stat st;
+	struct vault_keep keep;
 	int code;
 
 	vault_header_lock(v, ino);
 	code = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, header);
 	if (code == 0 && (memcmp(header->wrap.key_id, old->key_id, BASE_ID_SIZE) != 0 || header->wrap.version != old->version))
 		code = -EAGAIN;
-	if (code == 0 && fstat(fd, &st) < 0)
-		code = -errno;
-	if (code == 0) {
+	if (code == 0)
+		code = vault_keep_save(fd, &keep);
+	if (code == 0)
 		code = vault_header_rewrap(fd, header, KMS_PURPOSE_FILE, new);
-		if (code == 0)
-			code = restore_times(fd, &st);
-	}
+	if (code == 0)
+		code = vault_keep_restore(fd, &keep, NULL);
 	vault_header_unlock(v, ino);
 	return code;
 }
@@ -65,20 +58,19 @@ int vault_slots_move(struct vault *v, const struct kms_caller *caller, const cha
 
 int vault_slots_erase(struct vault *v, int fd, ino_t ino, uint64_t seq, struct vault_header *header)
 {
-	struct stat st;
+	struct vault_keep keep;
 	int code;
 
 	vault_header_lock(v, ino);
-	if (fstat(fd, &st) < 0) {
-		code = -errno;
-	} else if (st.st_ino != ino) {
+	code = vault_keep_save(fd, &keep);
+	if (code == 0 && keep.st.st_ino != ino) {
 		code = -ESTALE;
-	} else {
+	} else if (code == 0) {
 		code = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, header);
 		if (code == 0 && header->wrap_seq == seq && header->other_used) {
 			code = vault_header_erase(fd, header);
 			if (code == 0)
-				code = restore_times(fd, &st);
+				code = vault_keep_restore(fd, &keep, NULL);
 		}
 	}
 	vault_header_unlock(v, ino);
@@ -96,16 +88,18 @@ static int make_durable(struct vault *v, int fd)
 /* The live slot becomes the empty one, if nobody has written the header since. */
 static int take_back(struct vault *v, int fd, ino_t ino, uint64_t seq, struct vault_header *header)
 {
-	struct stat st;
+	struct vault_keep keep;
 	int code;
 
 	vault_header_lock(v, ino);
-	code = fstat(fd, &st) < 0 ? -errno : vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, header);
+	code = vault_keep_save(fd, &keep);
+	if (code == 0)
+		code = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, header);
 	if (code == 0 && header->wrap_seq == seq && header->other_used) {
 		header->live = !header->live;
 		code = vault_header_erase(fd, header);
 		if (code == 0)
-			code = restore_times(fd, &st);
+			code = vault_keep_restore(fd, &keep, NULL);
 	}
 	vault_header_unlock(v, ino);
 	return code;

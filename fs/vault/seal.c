@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "content.h"
+#include "keep.h"
 
 int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uint64_t first, uint64_t end)
 {
@@ -49,17 +50,15 @@ int vault_seal_begin(struct vault_file *f, struct vault_cipher *c)
 
 int vault_seal_quiet(struct vault_file *f, struct vault_cipher *c, uint32_t flags)
 {
-	struct stat st;
-	int r;
+	struct vault_keep keep;
+	int r, lost;
 
 	vault_header_lock(f->v, f->ino);
-	if (fstat(f->fd, &st) != 0) {
-		r = -errno;
-	} else {
+	r = vault_keep_save(f->fd, &keep);
+	if (r == 0)
 		r = vault_seal(f, c, flags, 0, 0);
-		if (r == 0 && futimens(f->fd, (struct timespec[]){ st.st_atim, f->has_mtime ? f->mtime : st.st_mtim }) != 0)
-			base_log(LOG_DEBUG, "times of inode %ju not restored: %s", (uintmax_t)f->ino, strerror(errno));
-	}
+	if (r == 0 && (lost = vault_keep_restore(f->fd, &keep, f->has_mtime ? &f->mtime : NULL)) != 0)
+		base_log(LOG_DEBUG, "times or mode of inode %ju not restored: %s", (uintmax_t)f->ino, strerror(-lost));
 	vault_header_unlock(f->v, f->ino);
 	return r;
 }

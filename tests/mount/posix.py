@@ -339,6 +339,13 @@ def set_ids(log):
         os.setxattr("c", "security.capability", CAP)
         log(label, change)
         log("capability", os.getxattr, "c", "security.capability")
+    fd = os.open("k", os.O_CREAT | os.O_RDWR, 0o700)
+    os.write(fd, b"content")
+    os.fsync(fd)
+    os.fchmod(fd, 0o6755)
+    os.setxattr("k", "security.capability", CAP)
+    os.close(fd)
+    log("kept over a close", lambda: (look("k"), os.getxattr("k", "security.capability")))
     for mode in (0o6755, 0o2745, 0o4644, 0o1644):
         put("o")
         os.chmod("o", mode)
@@ -508,6 +515,27 @@ def daemon_is_limited(t):
     check(total - free >= 3, "%d of %d threads have CAP_SYS_RESOURCE" % (free, total))
 
 
+def rewrapped(t):
+    """A new key version is not the users' business: mode, times and capabilities stay."""
+    path = t.mnt + "/rewrapped"
+    put(path, b"content")
+    os.chmod(path, 0o6755)
+    os.utime(path, ns=(10**18 + 1, 10**18 + 2))
+    if ROOT:
+        os.setxattr(path, "security.capability", CAP)
+    key = t.keepctl("key", "list", json=True)[0]["name"]
+
+    def seen():
+        st = os.stat(path)
+        return oct(st.st_mode), st.st_mtime_ns, os.getxattr(path, "security.capability") if ROOT else b"", get(path)
+    before = seen()
+    t.keepctl("key", "rotate", key)
+    t.keepctl("rewrap", t.vault)
+    t.unmount()
+    t.mount()
+    check(seen() == before, "rewrap changed a file from %s to %s" % (before, seen()))
+
+
 SCENARIOS = [nameless, inherit, acl_and_mode, times, special, content, chains, gone]
 ROOT_SCENARIOS = [acl_access, owners, set_ids]
 
@@ -560,6 +588,7 @@ def all_tests():
         bad += different
     if bad:
         raise Failure("\n".join(bad[:60]))
+    rewrapped(t)
     t.unmount()
     left = [n for _, _, names in os.walk(t.vault) for n in names if n.startswith("tmp.")]
     check(not left, "temporary entries left in the vault: %s" % left)
