@@ -222,7 +222,7 @@ kms_dirty_crashed(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], c
 		rc = 0;
 	}
 	for (struct crashed *c = file ? file->crashed : NULL; c; c = c->next) {
-		if (session_id && memcmp(c->session, session_id, sizeof(c->session)))
+		if (session_id ? memcmp(c->session, session_id, sizeof(c->session)) != 0 : file->recovered)
 			continue;
 		/* Of several answers the careful one counts: another boot's writes may be lost in part. */
 		*ret_same_boot = rc < 0 ? c->same_boot : *ret_same_boot && c->same_boot;

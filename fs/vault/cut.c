@@ -111,10 +111,16 @@ static int shrink_edge(struct vault_file *f, struct vault_cipher *c, uint64_t si
 
 	if (r == 0 && META_LEN(slot.meta) > size % VAULT_PAGE) {
 		r = vault_block_shorten(f, c, size / VAULT_PAGE, size % VAULT_PAGE);
-		if (r == 0 && META_SEQ(slot.meta) <= f->durable_seq && fdatasync(f->fd) != 0)
+		if (r == 0 && META_SEQ(slot.meta) <= f->promised_seq && fdatasync(f->fd) != 0)
 			r = -errno;
 	}
 	return r;
+}
+
+/* With crash=strict no page goes back to the filesystem while a tag on the disk still names it. */
+static int cut_settle(struct vault_file *f)
+{
+	return vault_strict(f->v) && f->promised_seq > 0 && fdatasync(f->fd) != 0 ? -errno : 0;
 }
 
 /* What goes, in memory and on disk. f->size is still the old one: groups that left the cache are checked against what they hold. */
@@ -151,6 +157,8 @@ static int shrink(struct vault_file *f, struct vault_cipher *c, uint64_t size)
 		return r;
 	r = shrink_tags(f, c, keep, groups, backing);
 	f->size = size;
+	if (r == 0)
+		r = cut_settle(f);
 	if (r == 0 && ftruncate(f->fd, (off_t)backing) != 0)
 		r = -errno;
 	if (r == 0)
@@ -223,6 +231,8 @@ static int punch_blocks(struct vault_file *f, struct vault_cipher *c, uint64_t f
 	if (r != 0)
 		return r;
 	r = range_clear(f, c, first, end, groups, backing);
+	if (r == 0)
+		r = cut_settle(f);
 	for (uint64_t b = first; b < end && r == 0;) {
 		uint64_t until = punch_until(b, end), page = vault_page_of(b);
 

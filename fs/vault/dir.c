@@ -125,7 +125,7 @@ int vault_dir_move(struct vault *v, int dirfd, struct vault_dir *dir, const uint
 		memset(dir->parent2, 0, BASE_ID_SIZE);
 	if (phase > 0)
 		memcpy(dir->parent, new_parent_id, BASE_ID_SIZE);
-	code = vault_dir_write(v, dirfd, dir, phase == 0);
+	code = vault_dir_write(v, dirfd, dir, true);
 	/* Afterwards the record on disk names both parents when it could not be written: what holds it now is what the caller goes on with. */
 	if (code < 0 && phase == 0)
 		*dir = old;

@@ -235,7 +235,7 @@ int vault_file_create(struct vault *v, const struct kms_caller *caller, const ch
 		vault_file_free(f);
 		return r;
 	}
-	f->unsynced = true;
+	f->unsynced = f->fresh = true;
 	f->last_write_ns = base_clock_mono_ns();
 	f->ready = true;
 	*ret = f;
@@ -318,7 +318,9 @@ static int check_state(struct vault_file *f, struct vault_cipher *c)
 		recovered = true;
 	}
 	r = check_clean(f, c);
-	if (r == -EBADMSG && !recovered && kms_dirty_crashed(core, vault_id(f->v), f->id, NULL, &same_boot) == 0 && !same_boot) {
+	/* After a power cut tags can be on the disk without their data: only who reads all of it knows. */
+	if ((r == -EBADMSG || (r == 0 && f->fd_writable)) && !recovered && kms_dirty_crashed(core, vault_id(f->v), f->id, NULL, &same_boot) == 0 &&
+	    !same_boot) {
 		if ((r = vault_recover(f, c, false)) != 0)
 			return r;
 		recovered = true;
@@ -374,6 +376,7 @@ static int load_state(struct vault_file *f, const struct vault_header *h, bool c
 		return r;
 	c = vault_cipher_get(f);
 	r = c ? check_state(f, c) : -ENOMEM;
+	f->promised_seq = f->next_seq - 1;
 	vault_cipher_put(c);
 	return r;
 }
@@ -559,7 +562,7 @@ bool vault_file_idle(struct vault_file *f, uint64_t now_ns)
 	return clean;
 }
 
-/* Seal what was written. From here on its slots count as durable, before they are: an overwrite during the sync must keep Rule D. */
+/* Seal what was written. From here on its slots count as promised, before they are durable: an overwrite during the sync must keep Rule D. */
 static int sync_begin(struct vault_file *f, bool *need_row)
 {
 	struct vault_cipher *c = NULL;
@@ -572,8 +575,8 @@ static int sync_begin(struct vault_file *f, bool *need_row)
 			r = vault_seal_quiet(f, c, VAULT_STATE_DIRTY);
 		vault_cipher_put(c);
 	}
-	f->durable_seq = f->next_seq - 1;
-	f->unsynced = false;
+	f->promised_seq = f->next_seq - 1;
+	f->unsynced = f->fresh = false;
 	*need_row = !f->row_durable && (f->state.flags & VAULT_STATE_DIRTY);
 	return r;
 }
@@ -581,11 +584,13 @@ static int sync_begin(struct vault_file *f, bool *need_row)
 int vault_file_sync(struct vault_file *f, bool datasync)
 {
 	bool need_row = false;
+	uint64_t upto;
 	int r = 0;
 
 	pthread_rwlock_wrlock(&f->lock);
 	if (f->fd_writable)
 		r = sync_begin(f, &need_row);
+	upto = f->promised_seq;
 	pthread_rwlock_unlock(&f->lock);
 	if (r == 0 && need_row)
 		r = kms_audit_barrier(vault_core(f->v));
@@ -596,6 +601,8 @@ int vault_file_sync(struct vault_file *f, bool datasync)
 		f->unsynced = true;
 	else if (need_row)
 		f->row_durable = true;
+	if (r == 0 && upto > f->durable_seq)
+		f->durable_seq = upto;
 	pthread_rwlock_unlock(&f->lock);
 	return r;
 }

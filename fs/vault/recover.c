@@ -16,6 +16,7 @@ struct recovery {
 	struct vault_cipher *c;
 	bool same_boot;
 	uint64_t backing;
+	uint64_t limit; /* bytes: what the sealed state has, as far as the backing file reaches */
 	uint64_t size;
 	uint64_t top_seq;
 	uint64_t taken, dropped, lost;
@@ -118,27 +119,62 @@ static int settle_killed(struct recovery *rec, uint64_t block, uint8_t *entry)
 	return 0;
 }
 
-/* After a power cut pages went to the disk in any order: the newest slot that verifies. Where none does, nothing at or below the horizon is dropped. */
+/* Slots of which sectors are missing, and those of blocks that the sealed state no longer has. */
+static void drop_dead(struct recovery *rec, uint64_t block, uint8_t *entry)
+{
+	const struct vault_state *st = &rec->f->state;
+	bool cut = in_intent(st, block) || block * VAULT_PAGE >= rec->limit;
+
+	for (int k = 0; k < 2; k++) {
+		uint8_t *slot = entry + k * TAG_SLOT;
+		uint64_t meta = base_get64(slot + 28);
+
+		if (base_is_zero(slot, TAG_SLOT))
+			continue;
+		if (META_SEQ(meta) == 0 || !slot_shape_ok(meta) || (cut && META_SEQ(meta) <= st->horizon))
+			drop_slot(rec, slot);
+	}
+}
+
+/* No slot authenticates. What may have been promised stays, and the size covers it; what came after the seal never was. */
+static void keep_lost(struct recovery *rec, uint64_t block, uint8_t *entry)
+{
+	int live;
+
+	for (int k = 0; k < 2; k++)
+		if (META_SEQ(base_get64(entry + k * TAG_SLOT + 28)) > rec->f->state.horizon)
+			drop_slot(rec, entry + k * TAG_SLOT);
+	if ((live = vault_entry_live(entry)) >= 0) {
+		uint64_t end = block * VAULT_PAGE + META_LEN(base_get64(entry + live * TAG_SLOT + 28));
+
+		rec->lost++;
+		if (end > rec->size)
+			rec->size = end;
+	}
+}
+
+/* After a power cut pages went to the disk in any order: the newest slot that verifies. */
 static int settle_power_cut(struct recovery *rec, uint64_t block, uint8_t *entry)
 {
-	int live = vault_entry_live(entry), hi, lo;
+	int live, hi, lo;
 
-	if (live < 0)
+	drop_dead(rec, block, entry);
+	if ((live = vault_entry_live(entry)) < 0)
 		return 0;
-	hi = slot_verifies(rec, block, entry + live * TAG_SLOT);
-	if (hi > 0)
+	if ((hi = slot_verifies(rec, block, entry + live * TAG_SLOT)) < 0)
+		return hi;
+	if (hi > 0) {
 		take_slot(rec, block, entry + live * TAG_SLOT);
-	if (hi != 0)
-		return hi < 0 ? hi : 0;
-	lo = slot_verifies(rec, block, entry + !live * TAG_SLOT);
-	if (lo < 0)
+		return 0;
+	}
+	if ((lo = slot_verifies(rec, block, entry + !live * TAG_SLOT)) < 0)
 		return lo;
-	if (lo > 0 || META_SEQ(base_get64(entry + live * TAG_SLOT + 28)) > rec->f->state.horizon)
+	if (lo > 0) {
 		drop_slot(rec, entry + live * TAG_SLOT);
-	if (lo > 0)
 		take_slot(rec, block, entry + !live * TAG_SLOT);
-	else
-		rec->lost += vault_entry_live(entry) >= 0;
+	} else {
+		keep_lost(rec, block, entry);
+	}
 	return 0;
 }
 
@@ -155,15 +191,17 @@ static int settle_group(struct recovery *rec, uint64_t group, uint8_t acc[16])
 		uint8_t *entry = raw + i * TAG_ENTRY;
 
 		for (int k = 0; k < 2; k++) {
-			uint64_t seq = META_SEQ(base_get64(entry + k * TAG_SLOT + 28));
+			uint64_t meta = base_get64(entry + k * TAG_SLOT + 28);
 
-			if (seq > rec->top_seq)
-				rec->top_seq = seq;
+			if (slot_shape_ok(meta) && META_SEQ(meta) > rec->top_seq)
+				rec->top_seq = META_SEQ(meta);
 		}
-		if (in_intent(&rec->f->state, first + i))
+		if (!rec->same_boot)
+			r = settle_power_cut(rec, first + i, entry);
+		else if (in_intent(&rec->f->state, first + i))
 			memset(entry, 0, TAG_ENTRY);
 		else
-			r = rec->same_boot ? settle_killed(rec, first + i, entry) : settle_power_cut(rec, first + i, entry);
+			r = settle_killed(rec, first + i, entry);
 	}
 	if (r == 0 && memcmp(raw, before, sizeof(raw)) != 0)
 		r = vault_pwrite_all(rec->f->fd, raw, tags_count(group) * TAG_ENTRY, tags_offset(group), NULL);
@@ -172,13 +210,15 @@ static int settle_group(struct recovery *rec, uint64_t group, uint8_t acc[16])
 	return r ? r : vault_tags_sum(rec->f, rec->c, group, raw, acc);
 }
 
-/* A truncate was under way: the block that it goes through may still be as long as before. */
+/* A truncate was under way, or of a finished one the tags are missing: the block that it goes through may still be as long as before. */
 static int finish_cut(struct recovery *rec)
 {
 	struct vault_file *f = rec->f;
 	int r;
 
-	if (!(f->state.flags & VAULT_STATE_INTENT) || f->state.intent_end != UINT64_MAX || f->size % VAULT_PAGE == 0)
+	if (f->size % VAULT_PAGE == 0)
+		return 0;
+	if (rec->same_boot && (!(f->state.flags & VAULT_STATE_INTENT) || f->state.intent_end != UINT64_MAX))
 		return 0;
 	f->cutting = true;
 	r = vault_block_shorten(f, rec->c, f->size / VAULT_PAGE, f->size % VAULT_PAGE);
@@ -202,6 +242,16 @@ static void report(const struct recovery *rec)
 	(void)kms_audit_write(vault_core(rec->f->v), &self, "recover", &subject, rec->lost ? EIO : 0, reason);
 }
 
+/* The size of a backing file that a crash left: what the blocks take that lie in it as a whole or in part. */
+static uint64_t size_in(uint64_t backing)
+{
+	uint64_t size = 0;
+
+	while (backing >= VAULT_PAGE && vault_plain_size(backing, &size) != 0)
+		backing = (backing - 1) / VAULT_PAGE * VAULT_PAGE;
+	return size;
+}
+
 int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot)
 {
 	struct recovery rec = { .f = f, .c = c, .same_boot = same_boot, .size = f->state.size };
@@ -214,6 +264,10 @@ int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot)
 	if (fstat(f->fd, &st) != 0)
 		return -errno;
 	rec.backing = (uint64_t)st.st_size;
+	/* A size that was synced is on the disk: a shorter file was cut, or what would have made it longer is missing. */
+	if (!same_boot && rec.backing < vault_backing_size(rec.size))
+		rec.size = size_in(rec.backing);
+	rec.limit = rec.size;
 	if (same_boot && (r = check_horizon(&rec)) != 0)
 		return r;
 	for (uint64_t g = 0; has_group(&rec, g); g = vault_tags_data(f, g + 1, GROUPS_MAX))

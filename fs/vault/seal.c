@@ -26,8 +26,15 @@ int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uin
 	if (!siv)
 		return -ENOMEM;
 	memcpy(st.acc, f->acc, sizeof(st.acc));
+	/* Without its row a DIRTY file is a copy: the row is on the disk before the first change can be. */
+	if ((flags & VAULT_STATE_DIRTY) && !(f->state.flags & VAULT_STATE_DIRTY) && !f->fresh && !f->row_durable) {
+		if ((r = kms_audit_barrier(vault_core(f->v))) != 0)
+			return r;
+		f->row_durable = true;
+	}
+	/* A recovery goes on under the session whose row there is. */
 	if (flags & VAULT_STATE_DIRTY)
-		memcpy(st.session, kms_session(vault_core(f->v)), sizeof(st.session));
+		memcpy(st.session, f->cutting ? f->state.session : kms_session(vault_core(f->v)), sizeof(st.session));
 	r = vault_state_seal(siv, VAULT_MAGIC_FILE, f->id, &st, slot);
 	if (r == 0)
 		r = vault_pwrite_all(f->fd, slot, sizeof(slot), VAULT_HEADER_AREA(st.n & 1) + VAULT_WRAP_SIZE, NULL);

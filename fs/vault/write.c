@@ -19,6 +19,8 @@ struct chunk {
 	const uint8_t *plain[WRITE_CHUNK];
 	unsigned len[WRITE_CHUNK];            /* bytes of plaintext per block */
 	struct vault_slot slot[WRITE_CHUNK];  /* the new ones */
+	uint64_t gone[WRITE_CHUNK];           /* meta of the slots that they replace */
+	bool shorter;                         /* a truncate goes through the block */
 	struct vault_tags_page *page[CHUNK_GROUPS];
 	uint64_t first_group;
 	uint8_t *out;                         /* ciphertext, a page per block */
@@ -204,31 +206,57 @@ static int chunk_write_joined(struct vault_file *f, const struct chunk *k, size_
 	return r;
 }
 
-/* Rule D: where a durable block is overwritten that a power cut could tear, its new tag has to be durable first. */
-static bool chunk_rule_d(const struct vault_file *f, const struct chunk *k, const struct vault_slot *old)
+static int sync_data(struct vault_file *f)
 {
-	uint64_t last = f->size ? (f->size - 1) / VAULT_PAGE : 0;
+	return fdatasync(f->fd) == 0 ? 0 : -errno;
+}
 
-	for (unsigned i = 0; i < k->n; i++)
-		if (old[i].meta && META_SEQ(old[i].meta) <= f->durable_seq && (vault_strict(f->v) || k->block + i == last))
-			return true;
-	return false;
+/*
+ * Rule D. The data page of a block that was promised may be any that it was since, so both slots must stay on the disk until the page is known.
+ * Before a slot that was promised is replaced, the live one's data has to be durable (first); and where the live slot was promised, the new
+ * tag has to be durable before the page changes (between). Appends rewrite only blocks that are not full: those always.
+ */
+static void chunk_rule_d(const struct vault_file *f, const struct chunk *k, const struct vault_slot *old, bool *first, bool *between)
+{
+	*first = *between = false;
+	for (unsigned i = 0; i < k->n; i++) {
+		uint64_t live = old[i].meta, gone = k->gone[i];
+
+		if (!live || !(vault_strict(f->v) || k->shorter || META_LEN(live) < VAULT_PAGE || (gone && META_LEN(gone) < VAULT_PAGE)))
+			continue;
+		if (gone && META_SEQ(gone) <= f->promised_seq && META_SEQ(live) > f->durable_seq)
+			*first = true;
+		if (META_SEQ(live) <= f->promised_seq)
+			*between = true;
+	}
+	*between |= *first;
+}
+
+/* With the tags the backing file's new size: without it the disk could have the new page, but not the end of it. */
+static int sync_between(struct vault_file *f, const struct chunk *k)
+{
+	uint64_t end = (k->block + k->n - 1) * VAULT_PAGE + k->len[k->n - 1];
+
+	if (end > f->size && ftruncate(f->fd, (off_t)vault_backing_size(end)) != 0)
+		return -errno;
+	return sync_data(f);
 }
 
 static int chunk_write(struct vault_file *f, const struct chunk *k, const struct vault_slot *old, size_t *done)
 {
-	int r;
+	bool first, between;
+	int r = 0;
 
 	*done = 0;
-	if (!chunk_rule_d(f, k, old)) {
-		if (k->block == 0)
-			return chunk_write_joined(f, k, done);
+	chunk_rule_d(f, k, old, &first, &between);
+	if (!between && k->block == 0)
+		return chunk_write_joined(f, k, done);
+	if (first && (r = sync_data(f)) == 0)
+		f->promised_seq = f->durable_seq = META_SEQ(k->slot[0].meta) - 1;
+	if (r == 0)
 		r = chunk_write_tags(f, k, 0, k->n);
-	} else {
-		r = chunk_write_tags(f, k, 0, k->n);
-		if (r == 0 && fdatasync(f->fd) != 0)
-			r = -errno;
-	}
+	if (r == 0 && between)
+		r = sync_between(f, k);
 	if (r != 0)
 		return r;
 	return vault_pwrite_all(f->fd, k->out, chunk_bytes(k), vault_page_of(k->block) * VAULT_PAGE, done);
@@ -245,6 +273,7 @@ static void chunk_install(struct chunk *k, struct vault_slot *old, uint8_t *whic
 		if (live >= 0)
 			vault_slot_get(entry + live * TAG_SLOT, &old[i]);
 		which[i] = live == 0;
+		k->gone[i] = base_get64(entry + which[i] * TAG_SLOT + 28);
 		vault_slot_put(&k->slot[i], entry + which[i] * TAG_SLOT);
 	}
 }
@@ -277,7 +306,10 @@ static int chunk_run(struct vault_file *f, struct vault_cipher *c, struct chunk 
 	uint64_t end;
 	int r, s;
 
-	if ((r = chunk_horizon(f, c, k)) != 0 || (r = chunk_encrypt(f, c, k)) != 0)
+	/* The recovery of a CLEAN file goes by what authenticates, not by the horizon, and may begin again at any time. */
+	if (!(f->cutting && !(f->state.flags & VAULT_STATE_DIRTY)) && (r = chunk_horizon(f, c, k)) != 0)
+		return r;
+	if ((r = chunk_encrypt(f, c, k)) != 0)
 		return r;
 	chunk_install(k, old, which);
 	f->changed = f->unsynced = true;
@@ -308,6 +340,7 @@ int vault_write_locked(struct vault_file *f, struct vault_cipher *c, const uint8
 		size_t part;
 
 		k->block = block;
+		k->shorter = false;
 		k->n = (unsigned)(blocks < WRITE_CHUNK ? blocks : WRITE_CHUNK);
 		if (k->n > end - block)
 			k->n = (unsigned)(end - block);
@@ -342,6 +375,7 @@ int vault_block_shorten(struct vault_file *f, struct vault_cipher *c, uint64_t b
 	}
 	k->block = block;
 	k->n = 1;
+	k->shorter = true;
 	r = chunk_load(f, c, k);
 	if (r == 0 && live_len(entry_of(k, 0)) > len) {
 		r = edge_fill(f, c, k, 0, k->edge[0], &old);

@@ -191,7 +191,7 @@ const uint8_t *kms_session(const struct kms_core *core);
 /*
  * kms_dirty_crashed(core, vault_id, file_id, session_id, ret_same_boot): 0 when the set has the file for session_id and that
  * session ended without saying so; *ret_same_boot tells whether it ran under the running kernel's boot id. -ENOENT else.
- * With session_id NULL any crashed session's row answers. In memory; does not block.
+ * With session_id NULL any crashed session's row answers, until kms_dirty_recovered. In memory; does not block.
  */
 int kms_dirty_crashed(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], const uint8_t file_id[BASE_ID_SIZE],
 		      const uint8_t *session_id, bool *ret_same_boot);
