@@ -24,6 +24,8 @@ struct mount {
 	char *text;                  /* the options as given */
 	char *mountpoint;
 	double timeout;              /* entries and attributes, seconds */
+	double absent_timeout;       /* names that there are not */
+	bool writeback;              /* the kernel gathers writes, and owns size and mtime of open files */
 	bool root;                   /* we may give files to others */
 	bool acl;                    /* POSIX ACLs are enforced; set while INIT is answered */
 

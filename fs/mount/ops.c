@@ -153,7 +153,7 @@ static int directory_record(struct mount *m, struct resolve_entry *e, const char
 {
 	int r;
 
-	if (inode_known(&m->table, e->dir.inode, name, st, rec))
+	if (!m->options.shared && inode_known(&m->table, e->dir.inode, name, st, rec))
 		return 0;
 	*fd = resolve_subdir(&e->dir, e->name.entry);
 	if (*fd < 0)

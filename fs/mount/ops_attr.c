@@ -122,7 +122,7 @@ static int set_times(struct mount *m, const struct target *t, int to_set, const 
 	ts[1] = stamp(to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW, &attr->st_mtim);
 	if ((to_set & FUSE_SET_ATTR_SIZE) && !(to_set & FUSE_SET_ATTR_MTIME))
 		ts[1].tv_nsec = UTIME_NOW;
-	if (ts[1].tv_nsec != UTIME_OMIT && !m->options.cache_none)
+	if (ts[1].tv_nsec != UTIME_OMIT && m->writeback)
 		content_mtime(m, t->inode, ts[1].tv_nsec == UTIME_NOW ? NULL : &ts[1]);
 	if (!t->path)
 		return ops_file_times(m, t->inode, t->fd, ts);

@@ -63,8 +63,7 @@ void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	DL_APPEND(m->handles, h);
 	pthread_mutex_unlock(&m->table.lock);
 	fi->fh = (uint64_t)(uintptr_t)h;
-	fi->cache_readdir = 1;
-	fi->keep_cache = 1;
+	fi->cache_readdir = fi->keep_cache = !m->options.shared;
 	if (fuse_reply_open(req, fi) < 0)
 		handle_free(m, h);
 }

@@ -17,7 +17,7 @@ static void set_handle(struct mount *m, struct fuse_file_info *fi, struct conten
 {
 	fi->fh = ops_handle(c, write);
 	fi->direct_io = m->options.cache_none;
-	fi->keep_cache = !m->options.cache_none;
+	fi->keep_cache = m->writeback;
 }
 
 /* O_TRUNC comes with the open. */
@@ -316,7 +316,7 @@ void ops_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fus
 
 	if (whence != SEEK_DATA && whence != SEEK_HOLE) {
 		fuse_reply_err(req, EINVAL);
-	} else if (m->options.cache_none || !content_written(c)) {
+	} else if (!m->writeback || !content_written(c)) {
 		reply_seek(req, c, off, whence);
 	} else {
 		r = session_later(m, seek_later, req, ino, off, whence, c);

@@ -27,7 +27,7 @@ void ops_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		ops_reply_entry(req, inode, &entry);
 	} else if (r == -ENOENT) { /* remembered as absent */
 		memset(&entry, 0, sizeof entry);
-		entry.entry_timeout = m->timeout;
+		entry.entry_timeout = m->absent_timeout;
 		fuse_reply_entry(req, &entry);
 	} else {
 		fuse_reply_err(req, -r);

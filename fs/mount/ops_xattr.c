@@ -111,7 +111,7 @@ static ssize_t get(fuse_req_t req, struct inode *inode, const char *name, void *
 
 	if ((!passed(name) && !sealed(name)) || (!m->acl && !strncmp(name, ACL, sizeof ACL - 1)))
 		return -EOPNOTSUPP;
-	if (inode_bare(&m->table, inode, &look))
+	if (inode_bare(&m->table, inode, &look) && !m->options.shared)
 		return -ENODATA;
 	if (passed(name))
 		return get_passed(m, inode, name, value, size, look);

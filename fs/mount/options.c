@@ -99,6 +99,8 @@ static int parse_word(const char *word, struct options_mount *ret, struct base_e
 		ret->allow_other = true;
 	else if (!strcmp(word, "nonempty"))
 		ret->nonempty = true;
+	else if (!strcmp(word, "shared"))
+		ret->shared = true;
 	else
 		return usage(err, "unknown mount option", word);
 	return 0;
@@ -307,6 +309,7 @@ void options_help(void)
 	     "       ro, rw                read-only or not\n"
 	     "       allow_other           other users may enter; their key roles decide what they can read\n"
 	     "       nonempty              mount over a directory that is not empty\n"
+	     "       shared                others change the vault's directory meanwhile (a synchroniser, another keepfs)\n"
 	     "       suid, dev             honour set-uid bits and device files (off by default)\n"
 	     "       noexec, noatime, nodiratime, relatime, strictatime, sync, dirsync\n"
 	     "       cache=none            keep no plaintext in the kernel's cache (slower)\n"

@@ -13,6 +13,7 @@ struct options_mount {
 	unsigned long flags; /* MS_RDONLY, MS_NOSUID, ... for mount(2) */
 	bool allow_other;
 	bool nonempty;
+	bool shared;         /* others change the backing directory */
 	bool cache_none;     /* no plaintext stays in the kernel's cache */
 	bool strict;         /* crash=strict */
 	bool verify;         /* verify=always */

@@ -80,7 +80,7 @@ bool raw_long(const struct fuse_in_header *in)
 	return false;
 }
 
-bool raw_answer(struct raw *r, struct iovec *iov, int count, bool direct)
+bool raw_answer(struct raw *r, struct iovec *iov, int count, bool direct, bool shared)
 {
 	const struct fuse_out_header *out = iov[0].iov_base;
 	struct fuse_init_out *init;
@@ -89,7 +89,7 @@ bool raw_answer(struct raw *r, struct iovec *iov, int count, bool direct)
 		return false;
 	if (out->unique == r->init_unique && out->error == 0 && count >= 2 && iov[1].iov_len >= sizeof *init) {
 		init = iov[1].iov_base;
-		init->flags |= INIT_FLAGS & r->offered;
+		init->flags |= INIT_FLAGS & r->offered & ~(shared ? FUSE_CACHE_SYMLINKS : 0);
 		r->long_setxattr = init->flags & FUSE_SETXATTR_EXT;
 		if (direct && (init->flags & FUSE_INIT_EXT))
 			init->flags2 |= INIT_DIRECT_MMAP & r->offered2;

@@ -30,7 +30,8 @@ bool raw_long(const struct fuse_in_header *in);
 /* raw_kill(): with the request of this thread, the kernel asked that set-uid or set-gid bits are cleared. */
 bool raw_kill(void);
 
-/* raw_answer(r, iov, count, direct): adds to the answer of INIT; true when it was that one. direct: shared maps although nothing is cached. */
-bool raw_answer(struct raw *r, struct iovec *iov, int count, bool direct);
+/* raw_answer(r, iov, count, direct, shared): adds to the answer of INIT; true when it was that one. direct: shared maps although nothing is cached.
+ * shared: -o shared: no symlink is cached. */
+bool raw_answer(struct raw *r, struct iovec *iov, int count, bool direct, bool shared);
 
 #endif

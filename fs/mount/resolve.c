@@ -233,6 +233,19 @@ static int open_pin(int pin, int flags)
 	return fd;
 }
 
+/* With -o shared a name can have gone, or be another object's, behind our back: the next try takes another one. */
+static int lost_name(struct mount *m, struct inode *inode, int r)
+{
+	char clear[VAULT_NAME_MAX + 1];
+	struct inode *parent;
+
+	if (!m->options.shared || r != -ESTALE || inode_alias_get(&m->table, inode, &parent, clear) < 0)
+		return r;
+	inode_alias_drop(&m->table, inode, parent, clear);
+	inode_put(&m->table, parent);
+	return r;
+}
+
 static int open_once(struct mount *m, struct inode *inode, int flags)
 {
 	struct resolve_entry e;
@@ -258,7 +271,7 @@ static int open_once(struct mount *m, struct inode *inode, int flags)
 		close(fd);
 		r = -ESTALE;
 	}
-	return r == -ENOENT || r == -ELOOP ? -ESTALE : r;
+	return lost_name(m, inode, r == -ENOENT || r == -ELOOP ? -ESTALE : r);
 }
 
 /* A directory's own fd in the cache serves for it; "." would need the right to search it. */
@@ -311,7 +324,7 @@ static int stat_once(struct mount *m, struct inode *inode, struct stat *ret)
 	resolve_unlock(m);
 	if (r == 0 && !same(inode, ret))
 		r = -ESTALE;
-	return r == -ENOENT ? -ESTALE : r;
+	return lost_name(m, inode, r == -ENOENT ? -ESTALE : r);
 }
 
 int resolve_stat(struct mount *m, struct inode *inode, struct stat *ret)

@@ -22,6 +22,7 @@
 
 #define SETTLE_SECONDS 30
 #define TIMEOUT 3600.0
+#define TIMEOUT_SHARED 1.0
 #define ENDING_SECONDS 20
 
 static int record(struct mount *m, const struct kms_caller *caller, const char *action, const char *reason)
@@ -185,7 +186,9 @@ static struct mount *mount_new(struct service *s, const char *mountpoint, const 
 		goto fail;
 	m->core = s->core;
 	m->root = geteuid() == 0;
-	m->timeout = m->options.cache_none ? 0 : TIMEOUT;
+	m->timeout = m->options.cache_none ? 0 : m->options.shared ? TIMEOUT_SHARED : TIMEOUT;
+	m->absent_timeout = m->options.shared ? 0 : m->timeout;
+	m->writeback = !m->options.cache_none && !m->options.shared;
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP); /* renames are not to starve */
 	pthread_rwlock_init(&m->tree, &attr);
@@ -291,7 +294,7 @@ static int mount_vault(struct service *s, const struct kms_caller *caller, const
 	if (r == 0 && below(mountpoint, path))
 		r = base_error_set(err, -EINVAL, BASE_EXIT_FAILED, "the mountpoint %s lies in the vault %s; choose one outside", mountpoint, path);
 	if (r == 0)
-		r = vault_get(s->core, caller, path, NULL, &m->vault, err);
+		r = vault_get_as(s->core, caller, path, m->options.shared, &m->vault, err);
 	if (r == 0)
 		r = check_unused(s, m, err);
 	if (r == 0)

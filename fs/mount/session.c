@@ -116,7 +116,9 @@ void session_init(void *userdata, struct fuse_conn_info *conn)
 	conn->max_write = MAX_WRITE;
 	conn->max_background = 64;
 	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_HANDLE_KILLPRIV); /* nobody else changes a vault that we hold */
-	if (!m->options.cache_none && (conn->capable & FUSE_CAP_WRITEBACK_CACHE))
+	if (m->options.shared && (conn->capable & FUSE_CAP_AUTO_INVAL_DATA))
+		conn->want |= FUSE_CAP_AUTO_INVAL_DATA;
+	if (m->writeback && (conn->capable & FUSE_CAP_WRITEBACK_CACHE))
 		conn->want |= FUSE_CAP_WRITEBACK_CACHE;
 	/* With ACLs, what of umask applies is decided here. */
 	m->acl = backing_has_acl(vault_root_fd(m->vault)) && (conn->capable & FUSE_CAP_POSIX_ACL) && (conn->capable & FUSE_CAP_DONT_MASK);
@@ -128,7 +130,7 @@ static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct mount *m = userdata;
 	struct session *s = m->session;
-	bool init = raw_answer(&s->raw, iov, count, m->options.cache_none);
+	bool init = raw_answer(&s->raw, iov, count, m->options.cache_none, m->options.shared);
 	ssize_t n = writev(reply_fd >= 0 ? reply_fd : fd, iov, count);
 
 	if (init) {

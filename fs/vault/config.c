@@ -8,6 +8,7 @@
 
 #include "base/secret.h"
 #include "config.h"
+#include "lock.h"
 
 #define LABEL "keepfs v1 vault keys"
 #define KEYS_LEN 416
@@ -59,25 +60,18 @@ static int derive(struct vault *v, const uint8_t *dek, const uint8_t page[VAULT_
 /* Another process with the vault open is -EBUSY. On a read-only filesystem readers share. */
 static int open_locked(struct vault *v, struct base_error *err)
 {
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	int code;
 
 	v->config_fd = openat(v->root_fd, VAULT_CONFIG_NAME, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (v->config_fd < 0 && (errno == EROFS || errno == EACCES)) {
 		v->read_only = true;
-		lock.l_type = F_RDLCK;
 		v->config_fd = openat(v->root_fd, VAULT_CONFIG_NAME, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	}
 	if (v->config_fd < 0) {
 		code = -errno;
 		return base_error_set(err, code, BASE_EXIT_FAILED, "cannot open %s/" VAULT_CONFIG_NAME ": %s", v->path, strerror(-code));
 	}
-	if (fcntl(v->config_fd, F_OFD_SETLK, &lock) == 0)
-		return 0;
-	if (errno == EAGAIN || errno == EACCES)
-		return base_error_set(err, -EBUSY, BASE_EXIT_FAILED, "vault %s is in use by another keepfs; unmount it there first", v->path);
-	code = -errno;
-	return base_error_set(err, code, BASE_EXIT_FAILED, "cannot lock %s/" VAULT_CONFIG_NAME ": %s", v->path, strerror(-code));
+	return vault_lock_config(v, err);
 }
 
 static int damaged(const struct vault *v, struct base_error *err)
@@ -297,6 +291,25 @@ static int rewrap_locked(struct vault *v, const struct kms_caller *caller, struc
 	return moved;
 }
 
+/* Nobody else has the vault meanwhile, also when it is shared. */
+static int rewrap_alone(struct vault *v, const struct kms_caller *caller, struct vault_header *header, struct base_error *err)
+{
+	struct base_error ignored = { 0 };
+	bool shared = v->shared;
+	int code;
+
+	if (!header->other_used && kms_key_current(v->core, header->wrap.key_id) == header->wrap.version)
+		return 0;
+	v->shared = false;
+	code = shared ? vault_lock_config(v, err) : 0;
+	if (code == 0)
+		code = rewrap_locked(v, caller, header, err);
+	v->shared = shared;
+	if (shared)
+		(void)vault_lock_config(v, &ignored);
+	return code;
+}
+
 int vault_config_rewrap(struct vault *v, const struct kms_caller *caller, const uint8_t *only_key, bool *ret_counted, struct base_error *err)
 {
 	struct vault_header *header = malloc(sizeof(*header));
@@ -314,7 +327,7 @@ int vault_config_rewrap(struct vault *v, const struct kms_caller *caller, const 
 	else if (v->read_only && (header->other_used || kms_key_current(v->core, header->wrap.key_id) != header->wrap.version))
 		code = base_error_set(err, -EROFS, BASE_EXIT_FAILED, "vault %s is on a read-only filesystem", v->path);
 	else
-		code = rewrap_locked(v, caller, header, err);
+		code = rewrap_alone(v, caller, header, err);
 	pthread_mutex_unlock(&v->config);
 	free(header);
 	return code;
@@ -375,5 +388,22 @@ int vault_config_erase(struct vault *v)
 		code = -errno;
 	pthread_mutex_unlock(&v->config);
 	free(header);
+	return code;
+}
+
+int vault_config_share(struct vault *v, bool shared, struct base_error *err)
+{
+	bool before;
+	int code = 0;
+
+	pthread_mutex_lock(&v->config);
+	before = v->shared;
+	if (before != shared) {
+		v->shared = shared;
+		code = vault_lock_config(v, err);
+		if (code < 0)
+			v->shared = before;
+	}
+	pthread_mutex_unlock(&v->config);
 	return code;
 }

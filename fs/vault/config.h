@@ -13,6 +13,9 @@ int vault_config_peek(int dirfd, uint8_t ret_id[BASE_ID_SIZE]);
  * root_dir_id, and tells the core what moved. Blocks. */
 int vault_config_load(struct vault *v, const struct kms_caller *caller, struct base_error *err);
 
+/* vault_config_share(v, shared, err): from now on the vault is shared with others, or not. -EBUSY. */
+int vault_config_share(struct vault *v, bool shared, struct base_error *err);
+
 /* vault_config_check(v, caller, ret_leftover, err): the config of an open vault as it is on disk now, by all that vault_config_load checks. *ret_leftover:
  * the wrap slot that is not live is used. vault_config_erase(v): zeroes that slot, after the live one is durable. Both block. */
 int vault_config_check(struct vault *v, const struct kms_caller *caller, bool *ret_leftover, struct base_error *err);

@@ -13,6 +13,7 @@
 #include "base/secret.h"
 #include "content.h"
 #include "live.h"
+#include "lock.h"
 
 #define IDLE_NS 2000000000ULL
 #define KEYS_LABEL "keepfs v1 file keys"
@@ -297,13 +298,24 @@ static int open_dirty(struct vault_file *f, struct vault_cipher *c)
 {
 	char id[BASE_ID_TEXT];
 	bool same_boot;
+	int r;
 
+	if (kms_dirty_crashed(vault_core(f->v), vault_id(f->v), f->id, f->state.session, &same_boot) != 0 && vault_others(f->v)) {
+		base_log(LOG_WARNING, "file %s (inode %ju) was copied here while another keepfs writes it: it can be opened when what that sealed has "
+			 "arrived", base_hex(f->id, BASE_ID_SIZE, id), (uintmax_t)f->ino);
+		return -EBUSY;
+	}
 	if (kms_dirty_crashed(vault_core(f->v), vault_id(f->v), f->id, f->state.session, &same_boot) != 0) {
 		base_log(LOG_ERR, "file %s (inode %ju) is a dirty copy: it was copied while it was being written, or a session that this keystore "
 			 "does not know wrote it; copy it again from a vault that is not mounted", base_hex(f->id, BASE_ID_SIZE, id), (uintmax_t)f->ino);
 		return -EBADMSG;
 	}
-	return vault_recover(f, c, same_boot);
+	r = vault_lock_file(f, true);
+	if (r == 0)
+		r = vault_recover(f, c, same_boot);
+	if (r == 0 && f->writers == 0)
+		r = vault_lock_file(f, false);
+	return r;
 }
 
 static int check_state(struct vault_file *f, struct vault_cipher *c)
@@ -406,7 +418,9 @@ static int open_how(struct vault *v, const struct kms_caller *caller, const char
 		r = -EBADF;
 		goto out;
 	}
-	r = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, h);
+	r = vault_lock_file(f, write);
+	if (r == 0)
+		r = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, h);
 	if (r == 0 && memcmp(h->vault_id, vault_id(v), BASE_ID_SIZE) != 0)
 		r = -EBADMSG;
 	if (r == 0) {
@@ -488,6 +502,8 @@ int vault_file_grant(struct vault_file *f, const struct kms_caller *caller, cons
 
 	if (write && !f->fd_writable)
 		return -EBADF;
+	if (write && f->writers == 0 && (r = vault_lock_file(f, true)) != 0)
+		return r;
 	if (!(h = malloc(sizeof(*h))))
 		return -ENOMEM;
 	r = vault_header_read(f->fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, h);
@@ -506,6 +522,8 @@ int vault_file_grant(struct vault_file *f, const struct kms_caller *caller, cons
 			f->row_durable = false;
 		pthread_rwlock_unlock(&f->lock);
 	}
+	if (r != 0 && f->writers == 0)
+		(void)vault_lock_file(f, false);
 	return r;
 }
 
@@ -543,6 +561,8 @@ void vault_file_release(struct vault_file *f, bool write)
 	pthread_rwlock_unlock(&f->lock);
 	if (r == 0) {
 		kms_dirty_close(vault_core(f->v), vault_id(f->v), f->id);
+		if (f->writers == 0)
+			(void)vault_lock_file(f, false);
 		return;
 	}
 	base_log(LOG_ERR, "inode %ju could not be sealed: %s; it is recovered when it is used next", (uintmax_t)f->ino, strerror(-r));

@@ -20,6 +20,7 @@ struct vault {
 	int config_fd;  /* carries the OFD lock that says this process has the vault */
 	bool read_only; /* the backing filesystem is */
 	bool holes;     /* vault_holes */
+	atomic_bool shared; /* -o shared: others may have the vault as well, and files are locked one by one */
 	struct vault_keys keys;
 	struct base_siv *state; /* of the config's state slots */
 	atomic_bool strict;

@@ -206,7 +206,7 @@ static int find_root(struct vault *v, const char *path, struct base_error *err)
 }
 
 /* share: an open vault is what the caller wants; else it is -EBUSY. */
-static int open_path(struct kms_core *core, const struct kms_caller *caller, const char *path, const uint8_t *want, bool share,
+static int open_path(struct kms_core *core, const struct kms_caller *caller, const char *path, const uint8_t *want, bool share, bool shared,
 		     struct vault **ret, struct base_error *err)
 {
 	struct vault *v = vault_alloc(core), *open;
@@ -234,6 +234,7 @@ static int open_path(struct kms_core *core, const struct kms_caller *caller, con
 		vault_put(open);
 		return code;
 	}
+	v->shared = shared;
 	code = vault_config_load(v, caller, err);
 	list_settle(&mark, code == 0 ? v : NULL);
 	if (code < 0)
@@ -246,7 +247,7 @@ static int open_path(struct kms_core *core, const struct kms_caller *caller, con
 int vault_open(struct kms_core *core, const struct kms_caller *caller, const char *path, struct vault **ret, struct base_error *err)
 {
 	*ret = NULL;
-	return open_path(core, caller, path, NULL, false, ret, err);
+	return open_path(core, caller, path, NULL, false, false, ret, err);
 }
 
 int vault_get(struct kms_core *core, const struct kms_caller *caller, const char *path, const uint8_t *vault_id, struct vault **ret,
@@ -266,7 +267,7 @@ int vault_get(struct kms_core *core, const struct kms_caller *caller, const char
 			return 0;
 	}
 	if (path)
-		return open_path(core, caller, path, vault_id, true, ret, err);
+		return open_path(core, caller, path, vault_id, true, false, ret, err);
 	if (!vault_id)
 		return base_error_set(err, -EINVAL, BASE_EXIT_USAGE, "no vault was named");
 	known = malloc(sizeof(*known));
@@ -277,8 +278,21 @@ int vault_get(struct kms_core *core, const struct kms_caller *caller, const char
 		base_error_set(err, code, code == -ENOENT ? BASE_EXIT_NOT_FOUND : BASE_EXIT_FAILED, "this keystore does not know that vault: %s",
 			       strerror(-code));
 	else
-		code = open_path(core, caller, known->path, vault_id, true, ret, err);
+		code = open_path(core, caller, known->path, vault_id, true, false, ret, err);
 	free(known);
+	return code;
+}
+
+int vault_get_as(struct kms_core *core, const struct kms_caller *caller, const char *path, bool shared, struct vault **ret, struct base_error *err)
+{
+	int code;
+
+	*ret = NULL;
+	code = open_path(core, caller, path, NULL, true, shared, ret, err);
+	if (code == 0 && (code = vault_config_share(*ret, shared, err)) < 0) {
+		vault_put(*ret);
+		*ret = NULL;
+	}
 	return code;
 }
 
@@ -359,6 +373,11 @@ void vault_set_verify(struct vault *v, bool on)
 bool vault_verify(const struct vault *v)
 {
 	return atomic_load_explicit(&v->verify, memory_order_relaxed);
+}
+
+bool vault_others(const struct vault *v)
+{
+	return v->shared;
 }
 
 bool vault_holes(const struct vault *v)

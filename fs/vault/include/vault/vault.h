@@ -27,11 +27,14 @@ int vault_create(struct kms_core *core, const struct kms_caller *caller, const c
  * rolled back (exit 6); -EBUSY another process has the vault open (an OFD lock on its config). One process may open one vault once:
  * a second vault_open gives -EBUSY, so a rewrap and a mount share one struct vault through vault_get.
  * vault_get(core, caller, path-or-NULL, vault_id, ret, err): the open vault with this id with one more reference, or opens it.
+ * vault_get_as(core, caller, path, shared, ret, err): vault_get for a mount. shared: other processes that share may have the vault open too; files
+ * are locked one by one then: readers together, or one writer.
  * vault_put(v): drops a reference; the last one closes. NULL is fine.
  */
 int vault_open(struct kms_core *core, const struct kms_caller *caller, const char *path, struct vault **ret, struct base_error *err);
 int vault_get(struct kms_core *core, const struct kms_caller *caller, const char *path, const uint8_t *vault_id, struct vault **ret,
 	      struct base_error *err);
+int vault_get_as(struct kms_core *core, const struct kms_caller *caller, const char *path, bool shared, struct vault **ret, struct base_error *err);
 void vault_put(struct vault *v);
 
 struct kms_core *vault_core(const struct vault *v);
