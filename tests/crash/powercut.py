@@ -50,7 +50,7 @@ class Worker:
     def __init__(self, root, log, notes, seed, first_id):
         self.root, self.log, self.rng = root, log, random.Random(seed)
         self.notes = open(notes, "a")
-        self.files, self.dirs = {}, [""]   # path: [id, size, fd or None]
+        self.files, self.dirs, self.links = {}, [""], ()   # files: path: [id, size, fd or None]
         self.next_id = first_id
 
     def now(self):
@@ -71,6 +71,8 @@ class Worker:
                 self.files[path] = [what[1], os.stat(self.path(path)).st_size, None]
             elif what[0] == "dir":
                 self.dirs.append(path)
+            else:
+                self.links += (path,)
 
     def path(self, path):
         return os.path.join(self.root, path) if path else self.root
@@ -193,8 +195,6 @@ class Worker:
             self.close(self.files.pop(path))
             self.note("unlink", start, path=path)
 
-    links = ()
-
     def do_symlink(self):
         path = self.new_name("l")
         if path and len(self.links) < 4:
@@ -313,23 +313,18 @@ class Names:
 def durable_names(notes, cut):
     """How many of the changes of names must be there, and how many can be."""
     made, least = 0, 0
-    last_of = {}  # directory or ("id", file): number of its last change
-    ids = {}
-    names = Names()
+    last_of = {}  # directory: number of its last change
+    ids = {}      # file: number of its creation: an fsync of a file makes the name durable that it was made with
     for n in notes:
         if n["s"] >= cut:
             break
         if n["k"] in Names.KINDS:
-            moved = names.now.get(n.get("a"), (None,))
-            names.apply(n)
             made += 1
             for p in (n.get("path"), n.get("a"), n.get("b")):
                 if p is not None:
                     last_of[os.path.dirname(p)] = made
             if n["k"] == "create":
                 ids[n["id"]] = made
-            elif moved[0] == "file":
-                ids[moved[1]] = made
         elif n["k"] == "D" and n["e"] <= cut:
             least = max(least, last_of.get(n["path"], 0))
         elif n["k"] == "S" and n["full"] and n["e"] <= cut:
@@ -453,6 +448,7 @@ def look(root):
 
 
 def judge(root, notes, cut, strict, counts):
+    """Fails when something is wrong. Returns the names of files that were never synced."""
     least, most = durable_names(notes, cut)
     found = look(root)
     names, number, wrong, candidates = Names(), 0, None, 0
@@ -469,14 +465,17 @@ def judge(root, notes, cut, strict, counts):
                 wrong = "names of no moment since the last sync (%d to %d changes); after %d: missing %s, not expected %s" % (least, most, number, missing, extra)
             continue
         candidates += 1
-        bad = []
+        bad, unsynced = [], set()
         for p, what in names.now.items():
             if what[0] == "file":
-                text = File(notes, what[1], cut).judge(os.path.join(root, p), strict, counts)
+                f = File(notes, what[1], cut)
+                text = f.judge(os.path.join(root, p), strict, counts)
                 if text:
                     bad.append("%s (file %d): %s" % (p, what[1], text))
+                if not f.synced:
+                    unsynced.add(p)
         if not bad:
-            return
+            return unsynced
         wrong = "; ".join(bad)
     raise t.Failure(wrong)
 
@@ -535,16 +534,32 @@ class Disk(t.Vault):
         state = replay.State(self.start, self.root, self.records, self.vault_ino, cut, random.Random(seed))
         state.build(self.disk)
         at = self.records[cut].at
+        if seed % 3 == 0:
+            self.fsck(None, counts)
         self.mount(self.options)
+        unsynced = set()
         for i, notes in enumerate(self.worked):
             root = "%s/p%d" % (self.mnt, i)
             if os.path.isdir(root):
-                judge(root, notes, at, self.args.strict, counts)
+                unsynced |= {"/p%d/%s" % (i, p) for p in judge(root, notes, at, self.args.strict, counts)}
             else:
                 t.check(durable_names(notes, at)[0] == 0, "the directory of program %d is gone" % i)
         verdict = self.keepctl("audit", "verify", json=True)[-1]
         t.check(verdict["ok"] is True, "the audit trail: %s" % verdict)
         self.unmount()
+        self.fsck(unsynced, counts)
+
+    def fsck(self, unsynced, counts):
+        """The repair. With unsynced, after all was read: what is moved aside must be a file that was never synced, and then all is well."""
+        aside = ["--quarantine", os.path.join(self.disk, "aside")] if unsynced is not None else []
+        for line in self.keepctl("fsck", self.vault, "--repair", *aside, json=True, ok=(0, 6)):
+            if "problem" in line:
+                counts[line["problem"]] = counts.get(line["problem"], 0) + 1
+                t.check(unsynced is None or line["action"] == "repaired" or (line["action"] == "quarantined" and line["path"] in unsynced),
+                        "fsck --repair: %s" % line)
+        if unsynced is not None:
+            code, out, err = self.keepctl("fsck", self.vault, ok=None)
+            t.check(code == 0, "fsck after the repair: exit %d\n%s%s" % (code, out, err))
 
 
 def run(args):
@@ -573,7 +588,7 @@ def run(args):
                 print("%d states, %.0f s; %s" % (done, time.time() - start, counts), flush=True)
         disk.cleanup()
     t.check(not failures, "%d of %d states failed" % (failures, done))
-    print("%d states: everything synced was there; unsynced files lost and blocks unreadable: %s" % (done, counts))
+    print("%d states: everything synced was there; unsynced files lost, blocks unreadable, findings of fsck: %s" % (done, counts))
 
 
 def main():

@@ -31,6 +31,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define SHOWN __attribute__((visibility("default")))
@@ -85,13 +86,14 @@ static _Noreturn void record_fail(const char *what)
 	abort();
 }
 
-static void *next(const char *symbol)
+/* The C library's own function, into a pointer to it. */
+static void next(const char *symbol, void *ret)
 {
 	void *found = dlsym(RTLD_NEXT, symbol);
 
 	if (!found)
 		record_fail(symbol);
-	return found;
+	memcpy(ret, &found, sizeof(found));
 }
 
 /* ---- the log; the lock is held ---- */
@@ -534,8 +536,9 @@ SHOWN int chmod(const char *path, mode_t mode)
 
 SHOWN int fchmodat(int dirfd, const char *path, mode_t mode, int flags)
 {
-	int (*real)(int, const char *, mode_t, int) = next("fchmodat");
+	int (*real)(int, const char *, mode_t, int);
 
+	next("fchmodat", &real);
 	pthread_mutex_lock(&lock);
 	return dressed(real(dirfd, path, mode, flags), dirfd, path, flags);
 }
@@ -657,9 +660,9 @@ static void content(FILE *file)
 
 SHOWN int fflush(FILE *file)
 {
-	int (*real)(FILE *) = next("fflush");
-	int r;
+	int (*real)(FILE *), r;
 
+	next("fflush", &real);
 	if (!file || log_fd < 0)
 		return real(file);
 	pthread_mutex_lock(&lock);
@@ -671,13 +674,14 @@ SHOWN int fflush(FILE *file)
 
 SHOWN int fclose(FILE *file)
 {
-	int (*real)(FILE *) = next("fclose");
-	int r;
+	int (*real)(FILE *), (*flush)(FILE *), r;
 
+	next("fclose", &real);
+	next("fflush", &flush);
 	if (log_fd < 0 || fileno(file) < 0)
 		return real(file);
 	pthread_mutex_lock(&lock);
-	((int (*)(FILE *))next("fflush"))(file);
+	flush(file);
 	content(file);
 	r = real(file);
 	pthread_mutex_unlock(&lock);
@@ -686,12 +690,13 @@ SHOWN int fclose(FILE *file)
 
 static FILE *do_fopen(const char *symbol, const char *path, const char *mode)
 {
-	FILE *(*real)(const char *, const char *) = next(symbol);
+	FILE *(*real)(const char *, const char *);
 	char name[NAME_MAX + 1];
 	uint64_t parent;
 	struct stat st;
 	FILE *file;
 
+	next(symbol, &real);
 	if (log_fd < 0 || (mode[0] != 'w' && mode[0] != 'a'))
 		return real(path, mode);
 	pthread_mutex_lock(&lock);
