@@ -181,7 +181,7 @@ class Vault:
     def unmount(self, mnt=None, wait=60, timeout_ok=False):
         """Unmount as a user does, and wait for a service that ends with its last mount."""
         mnt = mnt or self.mnt
-        end = time.time() + 10
+        end = time.time() + 60  # somebody may be looking at every mount of the machine
         while True:
             code, _, err = run(["fusermount3", "-u", mnt], ok=None)
             if code == 0 or not is_mounted(mnt):
