@@ -47,7 +47,7 @@ static int check_zone(struct fsck *j, const uint8_t zone[BASE_ID_SIZE], const st
 		base_hex(zone, BASE_ID_SIZE, key);
 	if (kms_key_name(j->check.core, j->rec.zone, dir_key) < 0)
 		base_hex(j->rec.zone, BASE_ID_SIZE, dir_key);
-	found = vault_fsck_found(j, name, "other-key", "it hangs on the key %s and its directory on %s; copy it to change that", key, dir_key);
+	found = vault_fsck_found(j, name, "other-key", "it hangs on the key %s and its directory on %s; `keepctl dir set-key DIR %s --rewrap` takes it along", key, dir_key, dir_key);
 	if (found)
 		found->f.note = true;
 	return found ? 0 : -ENOMEM;
@@ -194,7 +194,7 @@ static int check_open(struct fsck *j, struct vault_file *f, int fd, const struct
 				      "is closed"))
 		return -ENOMEM;
 	code = check_xattrs(j, f, fd, name);
-	return code == 0 ? check_zone(j, f->zone, name) : code;
+	return code == 0 && !f->adrift && !what ? check_zone(j, h->wrap.key_id, name) : code;
 }
 
 /* Second names of an inode: only their zone counts. 1: another name was looked at. */

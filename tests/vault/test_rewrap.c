@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "jobs.h"
+#include "vault/move.h"
 #include "walk.h"
 
 #define FILES 1000
@@ -118,6 +119,65 @@ static void compare(const struct shot *a, struct shot *b)
 	assert_memory_equal(a->bytes, b->bytes, a->len);
 	assert_memory_equal(&a->st.st_mtim, &b->st.st_mtim, sizeof(a->st.st_mtim));
 	assert_int_equal(a->st.st_mode, b->st.st_mode);
+}
+
+static void open_as(const char *clear, const char *text)
+{
+	char path[PATH_MAX], got[64];
+	struct vault_file *f;
+	int fd;
+
+	backing_of(clear, path);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(vault_file_open(fx.v, &fx.caller, clear, fd, false, &f), 0);
+	assert_int_equal(vault_file_read(f, got, sizeof(got), 0), strlen(text));
+	assert_memory_equal(got, text, strlen(text));
+	vault_file_free(f);
+}
+
+/* A move into another zone: both wraps until it ends, either way; everything else as before. */
+static void test_move(void **state)
+{
+	static struct shot before, both, after;
+	uint8_t zone[BASE_ID_SIZE], none[BASE_ID_SIZE] = { 7 };
+	struct vault_header h;
+	struct vault_move m;
+	struct base_error err;
+	char path[PATH_MAX];
+	int fd;
+
+	create("mover");
+	take("mover", &before);
+	assert_int_equal(fixture_call("POST", "/v1/keys", json_pack("{s:s}", "name", "elsewhere"), NULL, &err), 0);
+	assert_int_equal(kms_key_find(fx.core, "elsewhere", zone), 0);
+	backing_of("mover", path);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(vault_move_begin(fx.v, &fx.caller, "/mover", fd, root.zone, &m, &err), -EALREADY);
+	assert_int_equal(vault_move_begin(fx.v, &fx.caller, "/mover", fd, none, &m, &err), -ENOKEY);
+	take("mover", &after);
+	assert_memory_equal(before.bytes, after.bytes, before.len);
+
+	assert_int_equal(vault_move_begin(fx.v, &fx.caller, "/mover", fd, zone, &m, &err), 0);
+	take("mover", &both);
+	assert_int_equal(vault_header_parse(both.bytes, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, &h), 0);
+	assert_true(h.other_used);
+	assert_memory_equal(h.wrap.key_id, zone, sizeof(zone));
+	open_as("mover", "the content of a file");
+	vault_move_end(&m, false);
+	take("mover", &after);
+	assert_memory_equal(before.bytes, after.bytes, before.len);
+	open_as("mover", "the content of a file");
+
+	assert_int_equal(vault_move_begin(fx.v, &fx.caller, "/mover", fd, zone, &m, &err), 0);
+	vault_move_end(&m, true);
+	take("mover", &after);
+	assert_int_equal(vault_header_parse(after.bytes, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, &h), 0);
+	assert_memory_equal(h.wrap.key_id, zone, sizeof(zone));
+	compare(&before, &after);
+	open_as("mover", "the content of a file");
+	close(fd);
+	assert_int_equal(unlink(path), 0);
 }
 
 static void test_thousand(void **state)
@@ -632,7 +692,7 @@ static void test_unreachable(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_thousand), cmocka_unit_test(test_census), cmocka_unit_test(test_resume), cmocka_unit_test(test_foreign),
+		cmocka_unit_test(test_move), cmocka_unit_test(test_thousand), cmocka_unit_test(test_census), cmocka_unit_test(test_resume), cmocka_unit_test(test_foreign),
 		cmocka_unit_test(test_swapped_wrap), cmocka_unit_test(test_deep), cmocka_unit_test(test_paths), cmocka_unit_test(test_file_show),
 		cmocka_unit_test(test_dir_key), cmocka_unit_test(test_renames), cmocka_unit_test(test_vault_routes), cmocka_unit_test(test_in_a_mount), cmocka_unit_test(test_killed), cmocka_unit_test(test_unreachable),
 	};

@@ -68,7 +68,7 @@ uint64_t vault_file_size(struct vault_file *f);
 const uint8_t *vault_file_id(const struct vault_file *f);
 /* vault_file_xattr(f, ret): key of its xattrs, valid while f is; 0 or -ENOMEM. */
 int vault_file_xattr(struct vault_file *f, struct vault_xattr *ret);
-/* vault_file_zone(f, ret): key id that wraps its DEK. */
+/* vault_file_zone(f, ret): key id that wrapped its DEK when it was opened or made. A move into another zone (move.h) is seen in its header only. */
 void vault_file_zone(const struct vault_file *f, uint8_t ret[BASE_ID_SIZE]);
 
 #endif
