@@ -100,6 +100,10 @@ static inline bool ops_writes(int flags)
  * change by somebody without CAP_FSETID; the kernel forgets the mode.
  */
 void ops_kill(fuse_req_t req, fuse_ino_t ino, int fd);
+
+/* ops_kill_caps(m, fd): takes the file's capabilities away, after a change of its content that the kernel leaves to us: past its page cache, or by an
+ * open with O_TRUNC. */
+void ops_kill_caps(const struct mount *m, int fd);
 /* ops_file_times(m, inode, fd, ts): futimens under the lock that the vault's own header writes take. */
 int ops_file_times(struct mount *m, struct inode *inode, int fd, const struct timespec ts[2]);
 

@@ -31,6 +31,7 @@ static int truncate_open(fuse_req_t req, struct inode *inode, struct content *c)
 		return r;
 	if (raw_kill())
 		ops_kill(req, inode->nodeid, vault_file_fd(file));
+	ops_kill_caps(ops_mount(req), vault_file_fd(file));
 	return ops_file_times(ops_mount(req), inode, vault_file_fd(file), now);
 }
 
@@ -237,6 +238,8 @@ void ops_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off
 	}
 	if (raw_kill())
 		ops_kill(req, ino, vault_file_fd(file));
+	if (!fi->writepage)
+		ops_kill_caps(ops_mount(req), vault_file_fd(file));
 	fuse_reply_write(req, size);
 }
 

@@ -1,5 +1,9 @@
 /*
  * Extended attributes: user.* is sealed; security.*, trusted.* and POSIX ACLs stay in clear, because the kernel reads them.
+ *
+ * Capabilities of a file have another name in the backing file where the daemon is root: every write to a file takes its capabilities away,
+ * also the daemon's own, which come late (the page cache) or change nothing that anybody sees (a rewrap). The kernel above takes them
+ * away when a caller writes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -9,11 +13,15 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "ops.h"
 #include "raw.h"
 
 #define ACL "system.posix_acl_"
 #define ACCESS_ACL ACL "access"
+#define CAPS "security.capability"
+#define OURS "trusted.keepfs."
+#define OUR_CAPS OURS "capability"
 
 static bool sealed(const char *name)
 {
@@ -22,7 +30,20 @@ static bool sealed(const char *name)
 
 static bool passed(const char *name)
 {
+	if (!strncmp(name, OURS, sizeof OURS - 1))
+		return false;
 	return !strncmp(name, "security.", 9) || !strncmp(name, "trusted.", 8) || !strncmp(name, ACL, sizeof ACL - 1);
+}
+
+static const char *backing_name(const struct mount *m, const char *name)
+{
+	return m->root && !strcmp(name, CAPS) ? OUR_CAPS : name;
+}
+
+void ops_kill_caps(const struct mount *m, int fd)
+{
+	if (m->root && fgetxattr(fd, OUR_CAPS, NULL, 0) >= 0 && fremovexattr(fd, OUR_CAPS) < 0)
+		base_log(LOG_WARNING, "capabilities of a file that was written cannot be taken away: %s", strerror(errno));
 }
 
 /* Sealed xattrs of an inode, ready for use. */
@@ -92,7 +113,7 @@ static ssize_t get_passed(struct mount *m, struct inode *inode, const char *name
 
 	if (fd < 0)
 		return fd;
-	n = getxattr(resolve_proc(fd, proc), name, value, size);
+	n = getxattr(resolve_proc(fd, proc), backing_name(m, name), value, size);
 	if (n < 0)
 		n = -errno;
 	if (n == -ENODATA && listxattr(proc, NULL, 0) == 0)
@@ -124,16 +145,18 @@ static ssize_t get(fuse_req_t req, struct inode *inode, const char *name, void *
 }
 
 /* Copies the names that pass from a raw list; sizes alone when ret is NULL. */
-static size_t filter(const char *raw, size_t len, bool trusted, char *ret)
+static size_t filter(const struct mount *m, const char *raw, size_t len, bool trusted, char *ret)
 {
+	const char *name;
 	size_t i, n, used = 0;
 
-	for (i = 0; i < len; i += n) {
-		n = strlen(raw + i) + 1;
-		if (!passed(raw + i) || (!trusted && !strncmp(raw + i, "trusted.", 8)))
+	for (i = 0; i < len; i += strlen(raw + i) + 1) {
+		name = m->root && !strcmp(raw + i, OUR_CAPS) ? CAPS : raw + i;
+		if (!passed(name) || (!trusted && !strncmp(name, "trusted.", 8)) || strcmp(backing_name(m, name), raw + i))
 			continue;
+		n = strlen(name) + 1;
 		if (ret)
-			memcpy(ret + used, raw + i, n);
+			memcpy(ret + used, name, n);
 		used += n;
 	}
 	return used;
@@ -143,6 +166,7 @@ static ssize_t list_passed(fuse_req_t req, struct inode *inode, char *list, size
 {
 	char proc[RESOLVE_PROC], *raw = malloc(XATTR_LIST_MAX);
 	int fd = raw ? resolve_open(ops_mount(req), inode, O_PATH) : -ENOMEM;
+	const struct mount *m = ops_mount(req);
 	ssize_t n = fd;
 	size_t used;
 
@@ -154,11 +178,11 @@ static ssize_t list_passed(fuse_req_t req, struct inode *inode, char *list, size
 	if (n >= 0) {
 		bool trusted = fuse_req_ctx(req)->uid == 0;
 
-		used = filter(raw, (size_t)n, trusted, NULL);
+		used = filter(m, raw, (size_t)n, trusted, NULL);
 		if (size > 0 && used > size)
 			n = -ERANGE;
 		else
-			n = (ssize_t)filter(raw, (size_t)n, trusted, size > 0 ? list : NULL);
+			n = (ssize_t)filter(m, raw, (size_t)n, trusted, size > 0 ? list : NULL);
 	}
 	free(raw);
 	return n;
@@ -240,7 +264,7 @@ static int change_passed(struct mount *m, struct inode *inode, const char *name,
 		return fd;
 	resolve_proc(fd, proc);
 	vault_header_lock(m->vault, inode->back.ino); /* a write of the header puts back the mode and capabilities that it has found */
-	r = flags < 0 ? removexattr(proc, name) : setxattr(proc, name, value, size, flags);
+	r = flags < 0 ? removexattr(proc, backing_name(m, name)) : setxattr(proc, backing_name(m, name), value, size, flags);
 	r = r < 0 ? -errno : 0;
 	if (r == 0 && raw_kill() && !strcmp(name, ACCESS_ACL))
 		r = kill_sgid(fd, proc);
