@@ -576,6 +576,16 @@ static void op_forget(struct file *f)
 		fail("posix_fadvise");
 }
 
+/* Now and then long enough for a file that nobody writes to be sealed while it is open. */
+static void op_idle(struct file *f)
+{
+	bool idle = below(15) == 0;
+
+	note("%d %s", which(f), idle ? "idle for 4 s" : "no idling");
+	if (idle)
+		sleep(4);
+}
+
 static void compare(struct file *f, const char *how)
 {
 	check_size(f);
@@ -606,6 +616,7 @@ static const struct {
 	{ 200, op_read }, { 160, op_write }, { 40, op_append }, { 40, op_writev }, { 30, op_readv }, { 60, op_truncate }, { 4, op_truncate_all },
 	{ 60, op_punch }, { 50, op_zero }, { 40, op_allocate }, { 50, op_copy }, { 60, op_map_read }, { 60, op_map_write }, { 40, op_direct_read },
 	{ 40, op_direct_write }, { 20, op_seek }, { 12, op_sync }, { 20, op_reopen }, { 12, op_forget }, { 2, op_compare }, { 10, op_read_before },
+	{ 1, op_idle },
 };
 
 static void step(void)
