@@ -99,6 +99,8 @@ static int unwrap(struct vault *v, const struct kms_caller *caller, const struct
 	memcpy(subject.vault_id, v->id, BASE_ID_SIZE);
 	memcpy(subject.file_id, v->id, BASE_ID_SIZE);
 	code = kms_dek_open(v->core, caller, &subject, &header->wrap, KMS_DEK_READ, dek, err);
+	if (code == -ENOTSUP && err)
+		err->exit = BASE_EXIT_INTEGRITY; /* format 1 has one way to wrap: another was written into it */
 	if (code < 0)
 		return code;
 	code = derive(v, dek, header->page, commitment);
