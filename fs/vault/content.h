@@ -89,6 +89,7 @@ struct vault_file {
 	uint8_t acc[16];          /* over the live slots of all groups */
 	uint64_t next_seq;
 	uint64_t promised_seq;    /* slots up to here were there at the open, or an fsync of them has begun: a power cut must not take them */
+	uint64_t promised_size;   /* so many bytes had the file then: below it holes are promised as well */
 	uint64_t durable_seq;     /* slots up to here are on the disk for certain */
 	bool fresh;               /* made here and never fsynced: a power cut may take all of it */
 	uint64_t last_write_ns;

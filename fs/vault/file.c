@@ -389,6 +389,7 @@ static int load_state(struct vault_file *f, const struct vault_header *h, bool c
 	c = vault_cipher_get(f);
 	r = c ? check_state(f, c) : -ENOMEM;
 	f->promised_seq = f->next_seq - 1;
+	f->promised_size = f->size;
 	vault_cipher_put(c);
 	return r;
 }
@@ -596,6 +597,7 @@ static int sync_begin(struct vault_file *f, bool *need_row)
 		vault_cipher_put(c);
 	}
 	f->promised_seq = f->next_seq - 1;
+	f->promised_size = f->size;
 	f->unsynced = f->fresh = false;
 	*need_row = !f->row_durable && (f->state.flags & VAULT_STATE_DIRTY);
 	return r;

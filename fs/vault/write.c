@@ -211,6 +211,14 @@ static int sync_data(struct vault_file *f)
 	return fdatasync(f->fd) == 0 ? 0 : -errno;
 }
 
+/* A hole of which an fsync promised that it reads as zeros. Without crash=strict that counts where an append goes on in it. */
+static bool promised_hole(const struct vault_file *f, uint64_t block, uint64_t live)
+{
+	uint64_t at = block * VAULT_PAGE;
+
+	return live == 0 && at < f->promised_size && (vault_strict(f->v) || f->promised_size - at < VAULT_PAGE);
+}
+
 /*
  * Rule D. The data page of a block that was promised may be any that it was since, so both slots must stay on the disk until the page is known.
  * Before a slot that was promised is replaced, the live one's data has to be durable (first); and where the live slot was promised, the new
@@ -218,28 +226,47 @@ static int sync_data(struct vault_file *f)
  */
 static void chunk_rule_d(const struct vault_file *f, const struct chunk *k, const struct vault_slot *old, bool *first, bool *between)
 {
+	bool guarded = false;
+
 	*first = *between = false;
 	for (unsigned i = 0; i < k->n; i++) {
 		uint64_t live = old[i].meta, gone = k->gone[i];
 
+		*first |= promised_hole(f, k->block + i, live);
 		if (!live || !(vault_strict(f->v) || k->shorter || META_LEN(live) < VAULT_PAGE || (gone && META_LEN(gone) < VAULT_PAGE)))
 			continue;
+		guarded = true;
 		if (gone && META_SEQ(gone) <= f->promised_seq && META_SEQ(live) > f->durable_seq)
 			*first = true;
 		if (META_SEQ(live) <= f->promised_seq)
 			*between = true;
 	}
-	*between |= *first;
+	*between |= *first && guarded;
 }
 
-/* With the tags the backing file's new size: without it the disk could have the new page, but not the end of it. */
-static int sync_between(struct vault_file *f, const struct chunk *k)
+/* With the backing file's new size: without it the disk could have a new page, but not the end of it. */
+static int sync_sized(struct vault_file *f, const struct chunk *k)
 {
 	uint64_t end = (k->block + k->n - 1) * VAULT_PAGE + k->len[k->n - 1];
 
 	if (end > f->size && ftruncate(f->fd, (off_t)vault_backing_size(end)) != 0)
 		return -errno;
 	return sync_data(f);
+}
+
+/* What has to be durable before the tags. A hole's page means nothing until its tag is there, so it goes ahead. */
+static int chunk_first(struct vault_file *f, const struct chunk *k, const struct vault_slot *old)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < k->n && r == 0; i++)
+		if (promised_hole(f, k->block + i, old[i].meta))
+			r = vault_pwrite_all(f->fd, k->out + (size_t)i * VAULT_PAGE, k->len[i], vault_page_of(k->block + i) * VAULT_PAGE, NULL);
+	if (r == 0)
+		r = sync_sized(f, k);
+	if (r == 0)
+		f->promised_seq = f->durable_seq = META_SEQ(k->slot[0].meta) - 1;
+	return r;
 }
 
 static int chunk_write(struct vault_file *f, const struct chunk *k, const struct vault_slot *old, size_t *done)
@@ -249,14 +276,14 @@ static int chunk_write(struct vault_file *f, const struct chunk *k, const struct
 
 	*done = 0;
 	chunk_rule_d(f, k, old, &first, &between);
-	if (!between && k->block == 0)
+	if (first)
+		r = chunk_first(f, k, old);
+	if (r == 0 && !between && k->block == 0)
 		return chunk_write_joined(f, k, done);
-	if (first && (r = sync_data(f)) == 0)
-		f->promised_seq = f->durable_seq = META_SEQ(k->slot[0].meta) - 1;
 	if (r == 0)
 		r = chunk_write_tags(f, k, 0, k->n);
 	if (r == 0 && between)
-		r = sync_between(f, k);
+		r = sync_sized(f, k);
 	if (r != 0)
 		return r;
 	return vault_pwrite_all(f->fd, k->out, chunk_bytes(k), vault_page_of(k->block) * VAULT_PAGE, done);
