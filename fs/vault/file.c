@@ -213,6 +213,8 @@ int vault_file_create(struct vault *v, const struct kms_caller *caller, const ch
 	if (r != 0)
 		return r;
 	r = own(dirfd, f->fd, mode & ~(mode_t)07000, uid, gid);
+	if (r == 0)
+		r = vault_lock_file(f, true);
 	memcpy(subject.vault_id, vault_id(v), BASE_ID_SIZE);
 	if (r == 0)
 		r = kms_dek_create(vault_core(v), caller, &subject, dir->zone, KMS_DEK_WRITE | KMS_DEK_DIRTY, &new, &err);

@@ -142,6 +142,12 @@ def one_by_one(v):
             lock(fd, fcntl.F_UNLCK)
             t.check(read(path)[:5] == b"STAYS", "what the writer wrote")
         t.wait_for(lambda: lock(fd, fcntl.F_WRLCK), 60, "the mount's reader to give its lock back")
+    path = os.path.join(v.mnt, "made")
+    with open(path, "wb") as f:
+        f.write(b"made")
+        f.flush()
+        with open(v.keepctl("file", "show", path, json=True)[0]["backing_path"], "r+b") as other:
+            t.check(not lock(other.fileno(), fcntl.F_RDLCK), "a reader gets in beside the maker of a file")
 
 
 def half_arrived(v):
