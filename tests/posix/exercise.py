@@ -45,7 +45,7 @@ def one_seed(v, args, number):
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--exercise", required=True, help="the exercise program")
-    p.add_argument("--ops", type=int, default=12000, help="operations for each seed")
+    p.add_argument("--ops", type=int, default=6000, help="operations for each seed")
     p.add_argument("--between", type=int, default=50000, help="operations between two remounts")
     p.add_argument("--seeds", type=int, default=3, help="how many seeds")
     p.add_argument("--seed", type=int, default=1, help="the first seed")
