@@ -4,7 +4,8 @@
 Writers append, overwrite, truncate, replace and fsync; one process makes, renames and removes directories. The service is
 killed with SIGKILL at a random moment, sometimes again while the files are being recovered. After each remount writer verify
 compares every file with what was synced, every entry of the churned directory must be readable, and now and then the whole
-directory must be removable. --kills 500 is the full size. --seed repeats a run's choices (not the scheduler's).
+directory must be removable. Sometimes fsck repairs the vault before it is mounted again; at the end it must have nothing to say.
+--kills 2000 --parallel 2 is the full size. --seed repeats a run's choices (not the scheduler's).
 """
 import argparse
 import os
@@ -43,6 +44,13 @@ def readable(root):
             except OSError as error:
                 raise t.Failure("%s: %s" % (path, error))
     return count
+
+
+def fsck(v):
+    """After a repair nothing may be left to say."""
+    for options in (["--repair"], []):
+        code, out, err = v.keepctl("fsck", v.vault, *options, ok=None)
+        t.check(code == 0, "fsck %s: exit %d\n%s%s" % (" ".join(options), code, out, err))
 
 
 class Round:
@@ -93,8 +101,10 @@ class Round:
         time.sleep(self.rng.random() ** 2 * self.args.longest)
         killed_at = self.kill()
         self.end_writers(procs, killed_at)
+        if number % 20 == 5:
+            fsck(self.v)
         self.v.mount(self.args.options)
-        if self.rng.random() < 0.3:
+        if self.rng.random() < self.args.again:
             self.verify_killed()
         self.verify()
         if number % 10 == 9:
@@ -106,14 +116,39 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--writer", required=True, help="the writer program")
     p.add_argument("--kills", type=int, default=15)
-    p.add_argument("--writers", type=int, default=3)
+    p.add_argument("--writers", type=int, default=4)
+    p.add_argument("--again", type=float, default=0.2, help="how many of the kills are followed by one during the recovery")
+    p.add_argument("--parallel", type=int, default=1, help="so many vaults at a time, each with its share of the kills")
     p.add_argument("--longest", type=float, default=1.2, help="longest time of a round, in seconds")
     p.add_argument("--options", help="mount options")
     p.add_argument("--base", help="directory for the vault")
     p.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     args = p.parse_args()
-    print("seed %d, %d kills" % (args.seed, args.kills), flush=True)
     t.need_fuse()
+    if args.parallel > 1:
+        side_by_side(args)
+    else:
+        one_vault(args)
+
+
+def side_by_side(args):
+    """Processes of this program, one per vault."""
+    skip, rest, procs = 0, [], []
+    for a in sys.argv[1:]:
+        if skip or a in ("--kills", "--parallel", "--seed"):
+            skip = 0 if skip else 1
+        elif not a.startswith(("--kills=", "--parallel=", "--seed=")):
+            rest.append(a)
+    for i in range(args.parallel):
+        share = args.kills // args.parallel + (i < args.kills % args.parallel)
+        procs.append(subprocess.Popen([sys.executable, os.path.abspath(__file__)] + rest +
+                                      ["--kills", str(share), "--seed", str(args.seed + i)]))
+    failed = [p.args[-1] for p in procs if p.wait() != 0]
+    t.check(not failed, "with the seeds %s" % ", ".join(failed))
+
+
+def one_vault(args):
+    print("seed %d, %d kills" % (args.seed, args.kills), flush=True)
     v = t.Vault(base=args.base)
     state = os.path.join(v.dir, "state")
     os.mkdir(state)
@@ -137,6 +172,9 @@ def main():
     t.compare({k: x for k, x in before.items() if not k.startswith("churn")}, t.snapshot(v.mnt), "after a clean unmount")
     verdict = v.keepctl("audit", "verify", json=True)[-1]
     t.check(verdict["ok"] is True, "the audit trail after %d kills: %s" % (args.kills, verdict))
+    v.unmount()
+    fsck(v)
+    v.mount(args.options)
     shutil.rmtree(v.mnt + "/files")
     v.unmount()
     left = [n for n in os.listdir(v.vault) if not n.startswith(("keepfs.", "tmp.", "N."))]  # half-made things are allowed
