@@ -56,6 +56,7 @@ struct fsck {
 	struct fsck_dir *waiting;
 	struct fsck_linked *linked;
 	struct fsck_found *found, **found_end;
+	uint64_t finds, notes;         /* findings made, and how many of them are notes */
 	struct base_error *err;        /* for what ends the run */
 	/* Set by scrub: looks at regular files in the place of vault_fsck_file's own checks. name->clear may be NULL. */
 	int (*content)(struct fsck *j, int fd, const struct stat *st, const struct fsck_name *name);

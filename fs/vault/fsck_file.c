@@ -36,12 +36,26 @@ static int check_xattrs(struct fsck *j, struct vault_file *f, int fd, const stru
 				n, first) ? 0 : -ENOMEM;
 }
 
-static int check_zone(struct fsck *j, const uint8_t zone[BASE_ID_SIZE], const struct fsck_name *name)
+/* Not a file that is on its way into another zone, or has gone there. */
+static bool at_rest(struct fsck *j, int fd, const struct fsck_name *name)
+{
+	struct vault *v = j->check.at.v;
+	struct stat st;
+	bool rest;
+
+	vault_header_lock(v, name->object.ino);
+	rest = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, &j->header) == 0 && !vault_live_moving(v, name->object.ino);
+	vault_header_unlock(v, name->object.ino);
+	return rest && fstatat(j->fd, name->entry, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == name->object.ino;
+}
+
+static int check_zone(struct fsck *j, int fd, const struct fsck_name *name)
 {
 	char key[KMS_NAME_MAX + 1], dir_key[KMS_NAME_MAX + 1];
+	const uint8_t *zone = j->header.wrap.key_id;
 	struct fsck_found *found;
 
-	if (!j->known || memcmp(zone, j->rec.zone, BASE_ID_SIZE) == 0)
+	if (!j->known || !at_rest(j, fd, name) || memcmp(zone, j->rec.zone, BASE_ID_SIZE) == 0)
 		return 0;
 	if (kms_key_name(j->check.core, zone, key) < 0)
 		base_hex(zone, BASE_ID_SIZE, key);
@@ -50,6 +64,7 @@ static int check_zone(struct fsck *j, const uint8_t zone[BASE_ID_SIZE], const st
 	found = vault_fsck_found(j, name, "other-key", "it hangs on the key %s and its directory on %s; `keepctl dir set-key DIR %s --rewrap` takes it along", key, dir_key, dir_key);
 	if (found)
 		found->f.note = true;
+	j->notes++;
 	return found ? 0 : -ENOMEM;
 }
 
@@ -59,9 +74,17 @@ static int old_slot(struct fsck *j, int fd, const struct stat *st, const struct 
 	const struct timespec times[2] = { st->st_atim, st->st_mtim };
 	struct vault *v = j->check.at.v;
 	struct vault_header *h = &j->header;
-	struct fsck_found *found = vault_fsck_found(j, name, "header-slot", "a rewrap left a second wrapped key in the header; --repair erases it");
+	struct fsck_found *found;
+	bool left;
 	int code;
 
+	/* A move into another zone has two wraps in the header while it is under way. */
+	vault_header_lock(v, st->st_ino);
+	left = vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, h) == 0 && h->other_used && !vault_live_moving(v, st->st_ino);
+	vault_header_unlock(v, st->st_ino);
+	if (!left)
+		return 0;
+	found = vault_fsck_found(j, name, "header-slot", "a rewrap or a move left a second wrapped key in the header; --repair erases it");
 	if (!found)
 		return -ENOMEM;
 	if (!j->repair || (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
@@ -74,7 +97,8 @@ static int old_slot(struct fsck *j, int fd, const struct stat *st, const struct 
 	if (code < 0)
 		return code;
 	vault_header_lock(v, st->st_ino);
-	if (vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, h) == 0 && vault_header_erase(fd, h) == 0 && futimens(fd, times) == 0)
+	if (!vault_live_moving(v, st->st_ino) && vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, h) == 0 && vault_header_erase(fd, h) == 0 &&
+	    futimens(fd, times) == 0)
 		found->f.action = VAULT_FINDING_REPAIRED;
 	vault_header_unlock(v, st->st_ino);
 	return 0;
@@ -132,7 +156,6 @@ static int check_closed(struct fsck *j, int fd, struct fsck_name *name)
 	char *path = vault_fsck_path(j, name);
 	struct base_error err = { 0 };
 	struct vault_file *f;
-	uint8_t zone[BASE_ID_SIZE];
 	struct stat st;
 	int own, code = fstat(fd, &st) < 0 ? -errno : check_page(j, fd, &st, name);
 
@@ -142,7 +165,6 @@ static int check_closed(struct fsck *j, int fd, struct fsck_name *name)
 		if (own >= 0 && code < 0)
 			code = locked(j, name, code, &err);
 		else if (code == 0) {
-			memcpy(zone, j->header.wrap.key_id, BASE_ID_SIZE);
 			code = vault_file_load(f, &j->header);
 			if (code == 0)
 				code = vault_fsck_state(j, f, name);
@@ -153,7 +175,7 @@ static int check_closed(struct fsck *j, int fd, struct fsck_name *name)
 			if (code == 0)
 				code = check_xattrs(j, f, fd, name);
 			if (code == 0)
-				code = check_zone(j, zone, name);
+				code = check_zone(j, fd, name);
 			vault_file_free(f);
 		}
 	}
@@ -194,7 +216,7 @@ static int check_open(struct fsck *j, struct vault_file *f, int fd, const struct
 				      "is closed"))
 		return -ENOMEM;
 	code = check_xattrs(j, f, fd, name);
-	return code == 0 && !f->adrift && !what ? check_zone(j, h->wrap.key_id, name) : code;
+	return code == 0 && !f->adrift && !what ? check_zone(j, fd, name) : code;
 }
 
 /* Second names of an inode: only their zone counts. 1: another name was looked at. */
@@ -260,7 +282,7 @@ static int open_backing(struct fsck *j, const char *entry)
 int vault_fsck_file(struct fsck *j, struct fsck_name *name)
 {
 	int fd = open_backing(j, name->entry), code;
-	struct fsck_found **end = j->found_end;
+	uint64_t before = j->finds - j->notes + j->check.problems;
 	struct stat st;
 
 	if (fd == -ENOENT || fd == -ESTALE)
@@ -277,7 +299,7 @@ int vault_fsck_file(struct fsck *j, struct fsck_name *name)
 		j->files++;
 		j->check.done += !j->content;
 		code = j->content ? j->content(j, fd, &st, name) : check(j, fd, name);
-		if (code == 0 && st.st_nlink > 1 && end == j->found_end)
+		if (code == 0 && st.st_nlink > 1 && before == j->finds - j->notes + j->check.problems)
 			code = remember(j, name);
 	}
 	close(fd);

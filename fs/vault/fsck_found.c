@@ -61,6 +61,7 @@ struct fsck_found *vault_fsck_found(struct fsck *j, const struct fsck_name *name
 	}
 	found->object = name->object;
 	found->f = (struct vault_finding){ .path = found->path, .backing = found->backing, .problem = problem, .detail = found->detail };
+	j->finds++;
 	*j->found_end = found;
 	j->found_end = &found->next;
 	return found;

@@ -101,3 +101,35 @@ void vault_live_unclaim(struct vault_claim *claim)
 	pthread_cond_broadcast(&v->live_changed);
 	pthread_mutex_unlock(&v->live);
 }
+
+void vault_live_move(struct vault_move *m)
+{
+	pthread_mutex_lock(&m->v->live);
+	m->next = m->v->moves;
+	m->v->moves = m;
+	pthread_mutex_unlock(&m->v->live);
+}
+
+void vault_live_moved(struct vault_move *m)
+{
+	struct vault_move **p;
+
+	pthread_mutex_lock(&m->v->live);
+	for (p = &m->v->moves; *p; p = &(*p)->next)
+		if (*p == m) {
+			*p = m->next;
+			break;
+		}
+	pthread_mutex_unlock(&m->v->live);
+}
+
+bool vault_live_moving(struct vault *v, ino_t ino)
+{
+	const struct vault_move *m;
+
+	pthread_mutex_lock(&v->live);
+	for (m = v->moves; m && m->ino != ino; m = m->next)
+		;
+	pthread_mutex_unlock(&v->live);
+	return m != NULL;
+}

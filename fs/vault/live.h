@@ -6,6 +6,7 @@
 #define VAULT_LIVE_H
 
 #include "content.h"
+#include "vault/move.h"
 
 /* An inode that somebody else than the mount works on. */
 struct vault_claim {
@@ -29,5 +30,11 @@ void vault_live_release(struct vault_file *f);
  * open, or claimed. claim is the caller's until then. */
 int vault_live_claim(struct vault *v, dev_t dev, ino_t ino, struct vault_claim *claim);
 void vault_live_unclaim(struct vault_claim *claim);
+
+/* vault_live_move(m): listed from before its new wrap is written until vault_live_moved(m), after one of both is erased. vault_live_moving(v, ino):
+ * asked under the header lock: the second wrap in a header is a move's, not a leftover. */
+void vault_live_move(struct vault_move *m);
+void vault_live_moved(struct vault_move *m);
+bool vault_live_moving(struct vault *v, ino_t ino);
 
 #endif

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "live.h"
 #include "slots.h"
 #include "vault/move.h"
 #include "keep.h"
@@ -136,10 +137,13 @@ int vault_move_begin(struct vault *v, const struct kms_caller *caller, const cha
 		return code;
 	}
 	*ret = (struct vault_move){ .v = v, .fd = fd, .ino = st.st_ino };
+	vault_live_move(ret);
 	for (i = 0; i < TRIES && code == -EAGAIN; i++)
 		code = begin(v, caller, path, zone, header, ret, err);
 	if (code == 0 && (code = make_durable(v, fd)) < 0)
 		(void)take_back(v, fd, ret->ino, ret->seq, header);
+	if (code < 0)
+		vault_live_moved(ret);
 	free(header);
 	return code == -EAGAIN ? -EBUSY : code;
 }
@@ -155,6 +159,7 @@ void vault_move_end(struct vault_move *m, bool stays)
 		code = vault_slots_erase(m->v, m->fd, m->ino, m->seq, header);
 	else if (header)
 		code = take_back(m->v, m->fd, m->ino, m->seq, header);
+	vault_live_moved(m);
 	if (code < 0)
 		base_log(LOG_ERR, "inode %ju keeps two wraps after a move between zones: %s; `keepctl rewrap` erases the older one", (uintmax_t)m->ino,
 			 strerror(-code));

@@ -30,10 +30,11 @@ struct vault {
 	pthread_mutex_t stripes[VAULT_STRIPES]; /* vault_header_lock */
 	pthread_rwlock_t names;                /* vault_names_* */
 	pthread_rwlock_t halves;               /* vault_half_* */
-	pthread_mutex_t live;                  /* guards files and claims (live.h); a leaf */
+	pthread_mutex_t live;                  /* guards files, claims and moves (live.h); a leaf */
 	pthread_cond_t live_changed;
 	struct vault_file *files;              /* open ones, by inode */
 	struct vault_claim *claims;
+	struct vault_move *moves;              /* between zones, under way */
 	unsigned refs;                         /* guarded by the list's mutex */
 	struct vault *next;
 };

@@ -12,6 +12,7 @@ struct vault_move {
 	int fd;        /* borrowed */
 	ino_t ino;
 	uint64_t seq;  /* of the new slot */
+	struct vault_move *next; /* in the vault's list, from begin to end: it stays where it is */
 };
 
 /*

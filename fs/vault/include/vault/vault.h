@@ -46,7 +46,7 @@ const char *vault_path(const struct vault *v); /* absolute backing path */
 /*
  * Three locks of a vault that the mount shares with rewrap, census and fsck:
  * vault_header_lock(v, ino)/unlock: striped mutex over backing inode numbers: guards the read-modify-write of a file's wrap slots and of its
- * times (futimens after a header write). Leaf lock: nothing else is taken under it.
+ * times (futimens after a header write). Leaf lock: nothing but live.h's mutex is taken under it.
  * vault_names_read/write: rwlock: renames and links across directories hold it for reading, a census scan for writing.
  * vault_half_begin/end: shared: between the two, something half made or half removed may stand in a directory: tmp. files, an entry or a side
  * record without the other. Does not nest. vault_half_exclude(v), ended by vault_half_end as well: what looks half made now is a leftover; fsck
