@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "mount.h"
@@ -246,6 +247,18 @@ static int lost_name(struct mount *m, struct inode *inode, int r)
 	return r;
 }
 
+/* A mount that keeps access times must not change the backing ones either; only owner and root may ask for that. */
+static int open_quiet(const struct mount *m, int dirfd, const char *name, int flags)
+{
+	if ((m->options.flags & (MS_NOATIME | MS_RDONLY)) && !(flags & O_PATH)) {
+		int fd = openat(dirfd, name, flags | O_NOATIME);
+
+		if (fd >= 0 || errno != EPERM)
+			return fd;
+	}
+	return openat(dirfd, name, flags);
+}
+
 static int open_once(struct mount *m, struct inode *inode, int flags)
 {
 	struct resolve_entry e;
@@ -260,7 +273,7 @@ static int open_once(struct mount *m, struct inode *inode, int flags)
 		resolve_unlock(m);
 		return r;
 	}
-	fd = openat(e.dir.fd, e.name.entry, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	fd = open_quiet(m, e.dir.fd, e.name.entry, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0 && errno == EACCES && !m->root) /* its mode is against the daemon, not against the caller: the kernel has let them pass */
 		fd = r = vault_open_file(e.dir.fd, e.name.entry, flags);
 	else
@@ -286,7 +299,7 @@ static int open_directory(struct mount *m, struct inode *inode, int flags)
 	if (flags & O_PATH)
 		fd = fcntl(dir.fd, F_DUPFD_CLOEXEC, 0);
 	else
-		fd = open(resolve_proc(dir.fd, proc), (flags & ~O_ACCMODE) | O_DIRECTORY | O_CLOEXEC);
+		fd = open_quiet(m, AT_FDCWD, resolve_proc(dir.fd, proc), (flags & ~O_ACCMODE) | O_DIRECTORY | O_CLOEXEC);
 	r = fd < 0 ? -errno : fd;
 	resolve_done(m, &dir);
 	return r;
