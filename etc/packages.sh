@@ -3,7 +3,7 @@
 BUILD_PACKAGES="gcc libc6-dev meson ninja-build pkg-config libfuse3-dev fuse3 libssl-dev libp11-dev libp11-kit-dev
 libsqlite3-dev libinih-dev softhsm2 libmicrohttpd-dev libjansson-dev libcurl4-openssl-dev libsmartcols-dev uthash-dev"
 TEST_PACKAGES="libcmocka-dev sqlite3 opensc binutils python3 python3-cryptography rsync git attr acl procps curl
-bash coreutils util-linux fio stress-ng"
+bash coreutils util-linux libcap2-bin e2fsprogs tar fio stress-ng"
 
 packages_missing() {
 	for package in "$@"; do
