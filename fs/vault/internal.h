@@ -25,7 +25,7 @@ bool vault_strict(const struct vault *v);
 bool vault_verify(const struct vault *v);
 /* vault_others(v): other processes may have it open as well (-o shared). */
 bool vault_others(const struct vault *v);
-/* vault_holes(v): where the backing filesystem says that a hole is, there is one. Not so on FUSE, which forgets what is still in the kernel's cache. */
+/* vault_holes(v): where the backing filesystem says that a hole is, there is one. */
 bool vault_holes(const struct vault *v);
 
 #endif

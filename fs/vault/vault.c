@@ -174,11 +174,31 @@ void vault_scan_end(const uint8_t id[BASE_ID_SIZE])
 	free(mark);
 }
 
+/* Filesystems whose SEEK_DATA knows of what is still in the kernel's cache. FUSE does not; others have had bugs there. */
+static bool tells_holes(int fd)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return false;
+	switch ((unsigned long)fs.f_type) {
+	case EXT4_SUPER_MAGIC: /* ext2 and ext3 as well */
+	case XFS_SUPER_MAGIC:
+	case BTRFS_SUPER_MAGIC:
+	case F2FS_SUPER_MAGIC:
+	case TMPFS_MAGIC:
+	case NFS_SUPER_MAGIC:
+	case OVERLAYFS_SUPER_MAGIC:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* Resolve and open the directory, and learn which vault it claims to be. */
 static int find_root(struct vault *v, const char *path, struct base_error *err)
 {
 	char real[PATH_MAX];
-	struct statfs fs;
 	int code;
 
 	if (!realpath(path, real)) {
@@ -192,7 +212,7 @@ static int find_root(struct vault *v, const char *path, struct base_error *err)
 		code = -errno;
 		return base_error_set(err, code, BASE_EXIT_FAILED, "cannot open vault %s: %s", path, strerror(-code));
 	}
-	v->holes = fstatfs(v->root_fd, &fs) == 0 && fs.f_type != FUSE_SUPER_MAGIC;
+	v->holes = tells_holes(v->root_fd);
 	code = vault_config_peek(v->root_fd, v->id);
 	if (code == -ENOENT)
 		return base_error_set(err, -EINVAL, BASE_EXIT_FAILED,
