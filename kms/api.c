@@ -83,18 +83,6 @@ kms_api_add(struct kms_core *core, const char *method, const char *route, kms_ha
 	return 0;
 }
 
-static int
-hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 int
 kms_api_unescape(char *text)
 {
@@ -105,12 +93,12 @@ kms_api_unescape(char *text)
 			*out++ = *in;
 			continue;
 		}
-		int high = hex_digit(in[1]);
-		int low = high < 0 ? -1 : hex_digit(in[2]);
+		char digits[3] = { in[1], in[1] ? in[2] : 0, 0 };
+		char byte;
 
-		if (low < 0 || (high == 0 && low == 0))
+		if (base_unhex(digits, &byte, 1) < 0 || byte == 0)
 			return -EINVAL;
-		*out++ = (char) (high << 4 | low);
+		*out++ = byte;
 		in += 2;
 	}
 	*out = 0;

@@ -64,6 +64,29 @@ kms_store_run(struct kms_store *s, sqlite3_stmt *stmt)
 }
 
 int
+kms_store_each(struct kms_store *s, enum kms_stmt id, const char *sql, int (*row)(void *ctx, sqlite3_stmt *stmt), void *ctx)
+{
+	sqlite3_stmt *stmt = NULL;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	rc = kms_store_stmt(s, id, sql, &stmt);
+	while (rc == 0) {
+		int step = sqlite3_step(stmt);
+
+		if (step != SQLITE_ROW) {
+			rc = kms_store_errno(step);
+			break;
+		}
+		rc = row(ctx, stmt);
+	}
+	if (stmt)
+		sqlite3_reset(stmt);
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+int
 kms_store_column_bytes(sqlite3_stmt *stmt, int column, void *ret, size_t len)
 {
 	const void *bytes = sqlite3_column_blob(stmt, column);

@@ -75,38 +75,36 @@ versions_read(struct kms_store *s, struct kms_key *key)
 	return rc;
 }
 
+struct each_key {
+	struct kms_store *s;
+	int (*fn)(void *ctx, struct kms_key *key);
+	void *ctx;
+};
+
+static int
+key_row(void *ctx, sqlite3_stmt *stmt)
+{
+	const struct each_key *each = ctx;
+	struct kms_key *key = calloc(1, sizeof(*key));
+	int rc = key ? key_read(stmt, key) : -ENOMEM;
+
+	if (rc == 0)
+		rc = versions_read(each->s, key);
+	if (rc == 0)
+		return each->fn(each->ctx, key);
+	if (key)
+		free(key->versions);
+	free(key);
+	return rc;
+}
+
 int
 kms_store_keys(struct kms_store *s, int (*fn)(void *ctx, struct kms_key *key), void *ctx)
 {
-	sqlite3_stmt *stmt = NULL;
-	int rc;
+	struct each_key each = { s, fn, ctx };
 
-	pthread_mutex_lock(&s->lock);
-	rc = kms_store_stmt(s, KMS_STMT_KEYS, "SELECT key_id, name, ring, kind, state, origin, description, rotate_every, created_ns "
-			    "FROM keys ORDER BY created_ns, name", &stmt);
-	while (rc == 0) {
-		struct kms_key *key;
-		int step = sqlite3_step(stmt);
-
-		if (step != SQLITE_ROW) {
-			rc = kms_store_errno(step);
-			break;
-		}
-		key = calloc(1, sizeof(*key));
-		rc = key ? key_read(stmt, key) : -ENOMEM;
-		if (rc == 0)
-			rc = versions_read(s, key);
-		if (rc == 0) {
-			rc = fn(ctx, key);
-		} else if (key) {
-			free(key->versions);
-			free(key);
-		}
-	}
-	if (stmt)
-		sqlite3_reset(stmt);
-	pthread_mutex_unlock(&s->lock);
-	return rc;
+	return kms_store_each(s, KMS_STMT_KEYS, "SELECT key_id, name, ring, kind, state, origin, description, rotate_every, created_ns "
+			      "FROM keys ORDER BY created_ns, name", key_row, &each);
 }
 
 int
@@ -212,37 +210,33 @@ kms_store_version_files(struct kms_store *s, const uint8_t key_id[BASE_ID_SIZE],
 
 /* ---- roles ------------------------------------------------------------------------------------------------------------ */
 
+struct each_role {
+	int (*fn)(void *ctx, const struct kms_role_row *row);
+	void *ctx;
+};
+
+static int
+role_row(void *ctx, sqlite3_stmt *stmt)
+{
+	const struct each_role *each = ctx;
+	struct kms_role_row row = {
+		.uid = sqlite3_column_int64(stmt, 1), .role = sqlite3_column_int(stmt, 2), .gid = sqlite3_column_int64(stmt, 4),
+		.created_ns = (uint64_t) sqlite3_column_int64(stmt, 5),
+	};
+
+	if (kms_store_column_text(stmt, 0, row.principal, sizeof(row.principal)) < 0 ||
+	    kms_store_column_text(stmt, 3, row.scope, sizeof(row.scope)) < 0)
+		return -EBADMSG;
+	return each->fn(each->ctx, &row);
+}
+
 int
 kms_store_roles(struct kms_store *s, int (*fn)(void *ctx, const struct kms_role_row *row), void *ctx)
 {
-	sqlite3_stmt *stmt = NULL;
-	int rc;
+	struct each_role each = { fn, ctx };
 
-	pthread_mutex_lock(&s->lock);
-	rc = kms_store_stmt(s, KMS_STMT_ROLES, "SELECT principal, uid, role, scope, gid, created_ns FROM roles "
-			    "ORDER BY created_ns, role", &stmt);
-	while (rc == 0) {
-		struct kms_role_row row = { 0 };
-		int step = sqlite3_step(stmt);
-
-		if (step != SQLITE_ROW) {
-			rc = kms_store_errno(step);
-			break;
-		}
-		row.uid = sqlite3_column_int64(stmt, 1);
-		row.role = sqlite3_column_int(stmt, 2);
-		row.gid = sqlite3_column_int64(stmt, 4);
-		row.created_ns = (uint64_t) sqlite3_column_int64(stmt, 5);
-		if (kms_store_column_text(stmt, 0, row.principal, sizeof(row.principal)) < 0 ||
-		    kms_store_column_text(stmt, 3, row.scope, sizeof(row.scope)) < 0)
-			rc = -EBADMSG;
-		else
-			rc = fn(ctx, &row);
-	}
-	if (stmt)
-		sqlite3_reset(stmt);
-	pthread_mutex_unlock(&s->lock);
-	return rc;
+	return kms_store_each(s, KMS_STMT_ROLES, "SELECT principal, uid, role, scope, gid, created_ns FROM roles ORDER BY created_ns, role", role_row,
+			      &each);
 }
 
 int

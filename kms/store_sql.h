@@ -40,6 +40,10 @@ int kms_store_stmt(struct kms_store *s, enum kms_stmt id, const char *sql, sqlit
 /* kms_store_run(s, stmt): step a statement that gives no rows, reset it; -errno. */
 int kms_store_run(struct kms_store *s, sqlite3_stmt *stmt);
 
+/* kms_store_each(s, id, sql, row, ctx): row(ctx, stmt) for every row of a query without parameters, under the lock, until it returns non-zero, which is
+ * returned. */
+int kms_store_each(struct kms_store *s, enum kms_stmt id, const char *sql, int (*row)(void *ctx, sqlite3_stmt *stmt), void *ctx);
+
 /* kms_store_column_id(stmt, column, ret): a blob of exactly len bytes, else -EBADMSG. */
 int kms_store_column_bytes(sqlite3_stmt *stmt, int column, void *ret, size_t len);
 

@@ -20,30 +20,27 @@ vault_read(sqlite3_stmt *stmt, struct kms_vault *vault)
 	return 0;
 }
 
+struct each_vault {
+	int (*fn)(void *ctx, const struct kms_vault *vault);
+	void *ctx;
+};
+
+static int
+vault_row(void *ctx, sqlite3_stmt *stmt)
+{
+	const struct each_vault *each = ctx;
+	struct kms_vault vault;
+	int rc = vault_read(stmt, &vault);
+
+	return rc == 0 ? each->fn(each->ctx, &vault) : rc;
+}
+
 int
 kms_store_vaults(struct kms_store *s, int (*fn)(void *ctx, const struct kms_vault *vault), void *ctx)
 {
-	sqlite3_stmt *stmt = NULL;
-	struct kms_vault vault;
-	int rc;
+	struct each_vault each = { fn, ctx };
 
-	pthread_mutex_lock(&s->lock);
-	rc = kms_store_stmt(s, KMS_STMT_VAULTS, "SELECT vault_id, key_id, generation, path FROM vaults ORDER BY created_ns", &stmt);
-	while (rc == 0) {
-		int step = sqlite3_step(stmt);
-
-		if (step != SQLITE_ROW) {
-			rc = kms_store_errno(step);
-			break;
-		}
-		rc = vault_read(stmt, &vault);
-		if (rc == 0)
-			rc = fn(ctx, &vault);
-	}
-	if (stmt)
-		sqlite3_reset(stmt);
-	pthread_mutex_unlock(&s->lock);
-	return rc;
+	return kms_store_each(s, KMS_STMT_VAULTS, "SELECT vault_id, key_id, generation, path FROM vaults ORDER BY created_ns", vault_row, &each);
 }
 
 int
@@ -184,36 +181,32 @@ kms_store_session_sweep(struct kms_store *s)
 	return rc;
 }
 
+struct each_dirty {
+	int (*fn)(void *ctx, const struct kms_dirty_row *row);
+	void *ctx;
+};
+
+static int
+dirty_row(void *ctx, sqlite3_stmt *stmt)
+{
+	const struct each_dirty *each = ctx;
+	struct kms_dirty_row row = { .session_row = sqlite3_column_int64(stmt, 2) };
+
+	if (kms_store_column_bytes(stmt, 0, row.vault_id, sizeof(row.vault_id)) < 0 ||
+	    kms_store_column_bytes(stmt, 1, row.file_id, sizeof(row.file_id)) < 0 ||
+	    kms_store_column_bytes(stmt, 3, row.session, sizeof(row.session)) < 0 ||
+	    kms_store_column_bytes(stmt, 4, row.boot, sizeof(row.boot)) < 0)
+		return -EBADMSG;
+	return each->fn(each->ctx, &row);
+}
+
 int
 kms_store_dirty(struct kms_store *s, int (*fn)(void *ctx, const struct kms_dirty_row *row), void *ctx)
 {
-	sqlite3_stmt *stmt = NULL;
-	struct kms_dirty_row row;
-	int rc;
+	struct each_dirty each = { fn, ctx };
 
-	pthread_mutex_lock(&s->lock);
-	rc = kms_store_stmt(s, KMS_STMT_DIRTY, "SELECT vault_id, file_id, session_row, session_id, boot_id "
-			    "FROM dirty JOIN sessions USING(session_row)", &stmt);
-	while (rc == 0) {
-		int step = sqlite3_step(stmt);
-
-		if (step != SQLITE_ROW) {
-			rc = kms_store_errno(step);
-			break;
-		}
-		row.session_row = sqlite3_column_int64(stmt, 2);
-		if (kms_store_column_bytes(stmt, 0, row.vault_id, sizeof(row.vault_id)) < 0 ||
-		    kms_store_column_bytes(stmt, 1, row.file_id, sizeof(row.file_id)) < 0 ||
-		    kms_store_column_bytes(stmt, 3, row.session, sizeof(row.session)) < 0 ||
-		    kms_store_column_bytes(stmt, 4, row.boot, sizeof(row.boot)) < 0)
-			rc = -EBADMSG;
-		else
-			rc = fn(ctx, &row);
-	}
-	if (stmt)
-		sqlite3_reset(stmt);
-	pthread_mutex_unlock(&s->lock);
-	return rc;
+	return kms_store_each(s, KMS_STMT_DIRTY, "SELECT vault_id, file_id, session_row, session_id, boot_id FROM dirty JOIN sessions USING(session_row)",
+			      dirty_row, &each);
 }
 
 static int
