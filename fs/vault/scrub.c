@@ -198,13 +198,21 @@ static int finish(struct scrub *s)
 				  s->fsck.err);
 }
 
+/* A vault that does not open is one finding: its root record's, which the text names then, or its config's. */
+static int refused(struct scrub *s, const char *why)
+{
+	struct vault_finding f = { .backing = "", .problem = "record-damaged", .detail = why };
+
+	return strstr(why, VAULT_RECORD_NAME) ? vault_check_finding(&s->fsck.check, &f) : config_finding(s, "config-damaged", why);
+}
+
 static int open_and_run(struct scrub *s)
 {
 	struct base_error *err = s->fsck.err;
 	int code = vault_check_open(&s->fsck.check, err);
 
 	if (code < 0 && s->fsck.check.refused) {
-		code = config_finding(s, "config-damaged", err->text);
+		code = refused(s, err->text);
 		memset(err, 0, sizeof(*err));
 		return code < 0 ? code : finish(s);
 	}

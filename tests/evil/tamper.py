@@ -4,18 +4,23 @@
 First the fixed attacks of the format's table (blocks moved or rolled back, files cut or grown, headers and records exchanged, ...).
 Then random single-byte changes over everything: contents, headers, names, links, long-name records, directory records, xattrs, the
 config; many at once, but at most one per file, and never below a directory that was changed itself. What was not changed must
-read as before. Full size: --changes 2000.
+read as before. Then, most of them, changes of contents (contents.py), over files up to 64 MiB and over some that are larger.
+After each mount `keepctl scrub` must name all that was changed, but for bytes that no reader uses. Full size: --changes 20000.
 """
 import argparse
 import os
 import random
+import re
 import shutil
 import stat
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import contents
 import keepfs_testlib as t
 
+MIB = 1 << 20
 ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 SIZES = (0, 1, 100, 4095, 4096, 4097, 50000, 84 * 1024 - 1, 84 * 1024, 84 * 1024 + 1, 200000, 5 << 20)
 
@@ -113,6 +118,7 @@ class Attack:
         self.pristine = os.path.join(self.v.dir, "pristine")
         t.run(["cp", "-a", "--sparse=always", self.v.vault, self.pristine])
         self.count = {"an error": 0, "absent": 0, "harmless": 0, "no mount": 0}
+        self.shapes = {}
 
     def map_names(self):
         """{backing path below the vault: clear path}, by asking the service for each entry."""
@@ -184,7 +190,8 @@ class Attack:
             elif key.endswith(" stat") and key[:-5] in touched:  # stat needs no key: a size says what the backing file's is
                 t.check(value[0] == good[0], "%s is of another kind" % key)
             else:
-                t.check(value == good, "WRONG DATA served for %s: %s; changed: %s" % (key[:200], self.where(good, value), touched))
+                if value != good:
+                    raise t.Failure("WRONG DATA served for %s: %s; changed: %s" % (key[:200], self.where(good, value), touched))
 
     def where(self, good, value):
         if isinstance(value, bytes):
@@ -253,6 +260,7 @@ class Attack:
                 new = old ^ (1 << self.rng.randrange(8)) if self.rng.random() < 0.5 else (old + self.rng.randrange(1, 256)) % 256
                 f.seek(at)
                 f.write(bytes([new]))
+            self.dead = self.nobodys(rel, at)
             return "byte %d of %d: %d to %d in %s" % (at, size, old, new, rel)
         if kind == "link":
             old = os.fsencode(os.readlink(path))
@@ -297,8 +305,56 @@ class Attack:
         try:
             os.setxattr(path, new, value)
         except (OSError, UnicodeError):
-            pass
+            self.dead = True  # an xattr that is gone leaves nothing behind
         return "name of an xattr of %s" % rel
+
+    # -- what scrub says ---------------------------------------------------------------------------------------------
+
+    def nobodys(self, rel, at):
+        """Is this byte of a backing file one that no reader uses?"""
+        name = os.path.basename(rel)
+        if name == "keepfs.vault":
+            with open(os.path.join(self.pristine, rel), "rb") as f:
+                page = f.read()
+            live = page[2304:2312][::-1] > page[1280:1288][::-1]
+            return contents.STATE[not live][0] <= at < contents.STATE[not live][1]
+        if name.startswith(("keepfs.", "N.")):
+            return False
+        if rel not in self.shapes:
+            self.shapes[rel] = contents.Shape(os.path.join(self.pristine, rel), len(self.good[self.names[rel] + " data"]))
+        return self.shapes[rel].dead(at)
+
+    def inodes(self, rel):
+        """Of the entries that a finding about this backing path may name."""
+        base, name = os.path.split(os.path.join(self.v.vault, rel))
+        paths = [base] if name == "keepfs.dir" else [base + "/" + name]
+        if name.startswith(("N.", "L.")):
+            paths += [base + "/L." + name[2:], base + "/N." + name[2:]]
+        return {os.lstat(p).st_ino for p in paths if os.path.lexists(p)}
+
+    def scrub(self):
+        """(exit code, {inode: finding})."""
+        code, out, err = self.v.keepctl("--json", "scrub", self.v.vault, ok=None)
+        t.check(code in (0, 4, 6), "scrub: exit %d: %s" % (code, err))
+        lines = [x for x in t.json_lines(out) if "problem" in x and not x.get("note")]
+        t.check(bool(lines) == (code == 6) or code == 4, "scrub: exit %d and %s" % (code, lines[:3]))
+        return code, {self.inode(x["backing_path"]): x for x in lines}
+
+    def inode(self, backing):
+        """Of a name in a finding, where bytes that are no UTF-8 are written as \\xHH."""
+        name = re.sub(rb"\\x([89a-f][0-9a-f])", lambda m: bytes([int(m.group(1), 16)]), os.fsencode(backing))
+        path = os.path.join(os.fsencode(self.v.vault), name)
+        return os.lstat(path if os.path.lexists(path) else os.path.join(self.v.vault, backing)).st_ino
+
+    def scrub_names(self, changed):
+        """changed: (what, inodes, whether no reader uses it) of everything that was."""
+        code, named = self.scrub()
+        if code != 4:  # the vault as a whole was refused
+            for what, inodes, dead in changed:
+                t.check(dead or inodes & set(named), "scrub says nothing of: %s; it names %s" % (what, list(named.values())[:3]))
+        known = set().union(*(inodes for _, inodes, _ in changed))
+        for inode, finding in named.items():
+            t.check(inode in known, "scrub names what was not changed: %s; changed: %s" % (finding, [w for w, _, _ in changed]))
 
     def choose(self, targets, limit):
         """So many of the targets as may be changed in one mount."""
@@ -334,12 +390,16 @@ class Attack:
                 picked = [("byte", self.rng.choice(["keepfs.vault", "keepfs.vault", "keepfs.dir"]))]
             else:
                 picked = self.choose([x for x in targets if not self.config_or_root(x[1])], min(wanted - done, self.rng.randrange(15, 40)))
+            changed = []
             for kind, rel in sorted(picked, key=lambda x: -x[1].count("/")):  # deepest first: names of directories change last
+                self.dead, inodes = False, self.inodes(rel)
                 what = self.change(kind, rel)
                 if what:
+                    changed.append((what, inodes | (self.inodes(rel) if kind == "link" else set()), self.dead))
                     touched[("" if self.config_or_root(rel) else self.owner(rel)[0])] = \
                         (self.config_or_root(rel) or self.owner(rel)[1], what)
             self.look(touched)
+            self.scrub_names(changed)
             self.restore()
             done += len(touched)
             mounts += 1
@@ -460,6 +520,7 @@ def rollbacks(a):
     for what, do in attacks:
         do()
         a.look({clear: (False, what)}, must_fail=(clear,))
+        t.check(a.scrub()[0] == 6, "scrub does not see: %s" % what)
         with open(path, "r+b") as f:
             f.write(newer)
     a.good[clear + " data"] = good
@@ -478,6 +539,7 @@ def run_fixed(a):
             a.count["harmless"] -= 1
         try:
             a.look(touched, must_fail=clears)
+            t.check(a.scrub()[0] == 6, "scrub does not see it")
         except t.Failure as failure:
             raise t.Failure("attack %r: %s" % (what, failure))
         a.restore()
@@ -487,9 +549,47 @@ def run_fixed(a):
     a.count = {k: 0 for k in a.count}
 
 
+# -- contents -----------------------------------------------------------------------------------------------------------
+
+def table(c, done, batches, what, start):
+    print("%d changes of contents in %d mounts, %s, %.0f s:\n%s" % (done, batches, what, time.time() - start, c.table()), flush=True)
+
+
+def finish(c):
+    verdict = c.v.keepctl("audit", "verify", json=True)[-1]
+    t.check(verdict["ok"] is True, "audit verify: %s" % verdict)
+    c.v.cleanup()
+
+
+def run_contents(args, rng, wanted):
+    """Files up to 64 MiB: one of exactly that in the full size."""
+    start, full = time.time(), wanted >= 2000
+    sizes = [0, 1, 100, 4095, 4096, 4097, 50000, 84 * 1024 - 1, 84 * 1024, 84 * 1024 + 1, 200000]
+    sizes += [rng.randrange(1, 300000) for _ in range(90 if full else 30)]
+    sizes += [rng.randrange(MIB // 2, 6 * MIB) for _ in range(24 if full else 5)]
+    sizes += [9 * MIB, 20 * MIB, 40 * MIB, 64 * MIB - 5, 64 * MIB] if full else [9 * MIB]
+    c = contents.Contents(args.base, rng, sizes, most=64 * MIB)
+    done, batches = c.run(wanted)
+    table(c, done, batches, "%d files of %d MiB together, the largest %d MiB" % (len(sizes), sum(sizes) // MIB, max(sizes) // MIB), start)
+    finish(c)
+
+
+def run_big(args, rng, wanted):
+    """Files beyond 64 MiB: as the others with verify=always; without it an error when the last tag page has been seen."""
+    start, full = time.time(), wanted >= 100
+    sizes = [80 * MIB, 100 * MIB + 123, 150 * MIB] if full else [70 * MIB]
+    c = contents.Contents(args.base, rng, sizes, versions=2, filled=1 if full else 0)
+    done, batches = c.run(wanted // 2, options="verify=always")
+    table(c, done, batches, "files of %s MiB, verify=always" % ", ".join(str(s // MIB) for s in sizes), start)
+    c.count, start = {}, time.time()
+    done, batches = c.run(wanted - wanted // 2, kinds=c.LATE, late=True)
+    table(c, done, batches, "the same files without verify=always", start)
+    finish(c)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--changes", type=int, default=150)
+    p.add_argument("--changes", type=int, default=400)
     p.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     p.add_argument("--base", help="directory for everything", default="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     args = p.parse_args()
@@ -497,9 +597,12 @@ def main():
     t.need_fuse()
     a = Attack(args)
     run_fixed(a)
-    a.random_changes(args.changes)
+    a.random_changes(args.changes // 10)
     verdict = a.v.keepctl("audit", "verify", json=True)[-1]
     t.check(verdict["ok"] is True, "audit verify: %s" % verdict)
+    big = max(6, args.changes // 100)
+    run_contents(args, a.rng, args.changes - args.changes // 10 - big)
+    run_big(args, a.rng, big)
 
 
 t.main(main)
