@@ -201,6 +201,16 @@ static bool in_group(fuse_req_t req, gid_t gid)
 	return false;
 }
 
+bool ops_sgid_foreign(fuse_req_t req, int fd, mode_t *ret)
+{
+	struct stat st;
+
+	if (fuse_req_ctx(req)->uid == 0 || fstat(fd, &st) < 0 || S_ISDIR(st.st_mode) || (st.st_mode & (S_ISGID | S_IXGRP)) != S_ISGID)
+		return false;
+	*ret = st.st_mode & 07777 & ~(mode_t)(S_ISUID | S_ISGID);
+	return !in_group(req, st.st_gid);
+}
+
 void ops_kill(fuse_req_t req, fuse_ino_t ino, int fd)
 {
 	struct vault *v = ops_mount(req)->vault;

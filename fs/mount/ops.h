@@ -101,6 +101,10 @@ static inline bool ops_writes(int flags)
  */
 void ops_kill(fuse_req_t req, fuse_ino_t ino, int fd);
 
+/* ops_sgid_foreign(req, fd, ret): the file has sgid without group execution, and the caller, not root, is not in its group: a change of owner takes it
+ * away; *ret is the mode without it. fd may be O_PATH. */
+bool ops_sgid_foreign(fuse_req_t req, int fd, mode_t *ret);
+
 /* ops_kill_caps(m, fd): takes the file's capabilities away, after a change of its content that the kernel leaves to us: past its page cache, or by an
  * open with O_TRUNC. */
 void ops_kill_caps(const struct mount *m, int fd);

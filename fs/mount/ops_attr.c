@@ -143,8 +143,14 @@ static int apply(fuse_req_t req, const struct target *t, const struct stat *attr
 
 	if (to_set & FUSE_SET_ATTR_MODE)
 		r = set_mode(m, t, attr->st_mode);
-	if (r == 0 && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)))
+	if (r == 0 && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))) {
+		mode_t mode;
+		bool foreign = ops_sgid_foreign(req, t->fd, &mode); /* by the group that it has before */
+
 		r = set_owner(m, t, to_set, attr, fuse_req_ctx(req)->uid == 0);
+		if (r == 0 && foreign)
+			r = set_mode(m, t, mode);
+	}
 	if (r == 0 && (to_set & FUSE_SET_ATTR_SIZE)) {
 		r = attr->st_size < 0 ? -EINVAL : vault_file_truncate(content_file(t->content), (uint64_t)attr->st_size);
 		if (r == 0 && kill)

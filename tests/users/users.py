@@ -369,6 +369,13 @@ c htruncate s 0
 c drop s
 r chmod w/a/s 02767
 c open w/a/s w 0 k
+r chmod w/a/s 02767
+a chown w/a/s 41001 -1
+r chown w/a/s -1 42010
+r chmod w/a/s 06767
+a chown w/a/s 41001 -1
+r chmod w/a/s 06767
+a chown w/a/s -1 42001
 a unlink w/a/s
 # set-gid directories
 a mkdir w/sg 0775 umask=0
