@@ -157,6 +157,9 @@ static int shrink(struct vault_file *f, struct vault_cipher *c, uint64_t size)
 		return r;
 	r = shrink_tags(f, c, keep, groups, backing);
 	f->size = size;
+	/* What is written where the cut was is new. */
+	if (f->promised_size > size && !vault_strict(f->v))
+		f->promised_size = size;
 	if (r == 0)
 		r = cut_settle(f);
 	if (r == 0 && ftruncate(f->fd, (off_t)backing) != 0)
