@@ -344,7 +344,7 @@ class File:
             self.apply(content, n)
         self.base = bytes(content)
         self.versions = [self.base]
-        self.kinds = []      # per later version: (first byte, end, does it only add?)
+        self.kinds = []      # per later version: (first byte, end, does it only add?, does it take all of that away?)
         for n in ops[last + 1:]:
             if n["k"] == "S":
                 continue
@@ -358,7 +358,7 @@ class File:
                 adds = n["off"] >= before
             else:
                 span, adds = (n["off"], n["off"] + n["len"]), False
-            self.kinds.append((span[0], span[1], adds))
+            self.kinds.append((span[0], span[1], adds, n["k"] != "W" and not adds))
             self.versions.append(bytes(content))
 
     @staticmethod
@@ -408,6 +408,8 @@ class File:
                 return "synced, not touched since, unreadable"
             if adds:
                 return "synced, only appended to since, unreadable"
+            if any(k[3] and k[0] <= lo and k[1] >= min(hi, len(self.base)) for k in later):
+                return None                             # taken away, then something new was put there
             return "synced and overwritten, unreadable with crash=strict" if strict else None
         allowed = [v[lo:hi] for v in self.versions]
         if len(self.base) <= lo or not self.synced:
