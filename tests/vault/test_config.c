@@ -106,7 +106,7 @@ static void test_one_process(void **state)
 	fd = open(config, O_RDWR);
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
 	assert_int_equal(try_open(fx.path, &err), -EBUSY);
-	assert_non_null(strstr(err.text, "in use by another keepfs"));
+	assert_non_null(strstr(err.text, "is in use: "));
 	close(fd);
 	assert_int_equal(vault_get(fx.core, &fx.caller, NULL, fx.id, &fx.v, &err), 0);
 	assert_memory_equal(vault_id(fx.v), fx.id, BASE_ID_SIZE);
