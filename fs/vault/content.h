@@ -234,6 +234,9 @@ int vault_file_load(struct vault_file *f, const struct vault_header *h);
 /* vault_seal(f, c, flags, first, end): write the next state: horizon, size and acc as in memory. first, end: intent's range. A failure leaves
  * the file adrift. */
 int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uint64_t first, uint64_t end);
+/* vault_seal_next(f, c, next): the same state once more, but for its next sequence, which becomes at least `next`: before slots of used sequences
+ * are zeroed. A failure leaves the file adrift. */
+int vault_seal_next(struct vault_file *f, struct vault_cipher *c, uint64_t next);
 /* vault_seal_begin(f, c): DIRTY if it is CLEAN. vault_seal_quiet(f, c, flags): a seal that leaves the times alone, for those that come after the
  * kernel has set them: at fsync and close. */
 int vault_seal_begin(struct vault_file *f, struct vault_cipher *c);

@@ -123,6 +123,12 @@ static int cut_settle(struct vault_file *f)
 	return vault_strict(f->v) && f->promised_seq > 0 && fdatasync(f->fd) != 0 ? -errno : 0;
 }
 
+/* Tags of other pages than the intent's: they must not be gone on a disk that does not know why. */
+static int cut_begin(struct vault_file *f, uint64_t keep, uint64_t groups)
+{
+	return keep > 0 && groups > 1 && f->promised_seq > 0 && fdatasync(f->fd) != 0 ? -errno : 0;
+}
+
 /* What goes, in memory and on disk. f->size is still the old one: groups that left the cache are checked against what they hold. */
 static int shrink_tags(struct vault_file *f, struct vault_cipher *c, uint64_t keep, uint64_t groups, uint64_t backing)
 {
@@ -155,7 +161,9 @@ static int shrink(struct vault_file *f, struct vault_cipher *c, uint64_t size)
 		(void)vault_seal(f, c, VAULT_STATE_DIRTY, 0, 0);
 	if (r != 0)
 		return r;
-	r = shrink_tags(f, c, keep, groups, backing);
+	r = cut_begin(f, keep, groups);
+	if (r == 0)
+		r = shrink_tags(f, c, keep, groups, backing);
 	f->size = size;
 	/* What is written where the cut was is new. */
 	if (f->promised_size > size && !vault_strict(f->v))

@@ -51,6 +51,17 @@ static bool has_group(const struct recovery *rec, uint64_t group)
 	return group == 0 || (group < GROUPS_MAX && tags_offset(group) < rec->backing);
 }
 
+static void note_top(struct recovery *rec, uint64_t group, const uint8_t *raw)
+{
+	for (unsigned i = 0; i < 2 * tags_count(group); i++) {
+		uint64_t meta = base_get64(raw + i * TAG_SLOT + 28);
+
+		if (slot_shape_ok(meta) && META_SEQ(meta) > rec->top_seq)
+			rec->top_seq = META_SEQ(meta);
+	}
+}
+
+/* All slots before anything is changed: the highest sequence and, after SIGKILL, the sealed accumulator over what it covers. */
 static int check_horizon(struct recovery *rec)
 {
 	const struct vault_state *st = &rec->f->state;
@@ -61,11 +72,14 @@ static int check_horizon(struct recovery *rec)
 
 		if (r != 0)
 			return r;
+		note_top(rec, g, raw);
+		if (!rec->same_boot)
+			continue;
 		keep_bases(st, g, raw);
 		if ((r = vault_tags_sum(rec->f, rec->c, g, raw, acc)) != 0)
 			return r;
 	}
-	return memcmp(acc, st->acc, sizeof(acc)) == 0 ? 0 : -EBADMSG;
+	return !rec->same_boot || memcmp(acc, st->acc, sizeof(acc)) == 0 ? 0 : -EBADMSG;
 }
 
 /* Does the data page hold what this slot says? 1, 0 or -errno. */
@@ -136,13 +150,18 @@ static void drop_dead(struct recovery *rec, uint64_t block, uint8_t *entry)
 	}
 }
 
-/* No slot authenticates. What may have been promised stays, and the size covers it; what came after the seal never was. */
+/*
+ * No slot authenticates. What may have been promised stays, and the size covers it; what came after the seal never was. Two slots that came after
+ * the seal have replaced one that may have been promised: both stay, or the block would turn into a hole.
+ */
 static void keep_lost(struct recovery *rec, uint64_t block, uint8_t *entry)
 {
+	uint64_t s = rec->f->state.horizon, seq[2] = { META_SEQ(base_get64(entry + 28)), META_SEQ(base_get64(entry + TAG_SLOT + 28)) };
+	bool replaced = seq[0] > s && seq[1] > s && block * VAULT_PAGE < rec->limit && !in_intent(&rec->f->state, block);
 	int live;
 
 	for (int k = 0; k < 2; k++)
-		if (META_SEQ(base_get64(entry + k * TAG_SLOT + 28)) > rec->f->state.horizon)
+		if (seq[k] > s && !replaced)
 			drop_slot(rec, entry + k * TAG_SLOT);
 	if ((live = vault_entry_live(entry)) >= 0) {
 		uint64_t end = block * VAULT_PAGE + META_LEN(base_get64(entry + live * TAG_SLOT + 28));
@@ -190,12 +209,6 @@ static int settle_group(struct recovery *rec, uint64_t group, uint8_t acc[16])
 	for (unsigned i = 0; i < tags_count(group) && r == 0; i++) {
 		uint8_t *entry = raw + i * TAG_ENTRY;
 
-		for (int k = 0; k < 2; k++) {
-			uint64_t meta = base_get64(entry + k * TAG_SLOT + 28);
-
-			if (slot_shape_ok(meta) && META_SEQ(meta) > rec->top_seq)
-				rec->top_seq = META_SEQ(meta);
-		}
 		if (!rec->same_boot)
 			r = settle_power_cut(rec, first + i, entry);
 		else if (in_intent(&rec->f->state, first + i))
@@ -268,7 +281,8 @@ int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot)
 	if (!same_boot && rec.backing < vault_backing_size(rec.size))
 		rec.size = size_in(rec.backing);
 	rec.limit = rec.size;
-	if (same_boot && (r = check_horizon(&rec)) != 0)
+	/* What is zeroed below must not come again, even when this recovery does not get to its end. */
+	if ((r = check_horizon(&rec)) != 0 || (r = vault_seal_next(f, c, rec.top_seq + 1)) != 0)
 		return r;
 	for (uint64_t g = 0; has_group(&rec, g); g = vault_tags_data(f, g + 1, GROUPS_MAX))
 		if ((r = settle_group(&rec, g, acc)) != 0)

@@ -8,11 +8,31 @@
 #include "content.h"
 #include "keep.h"
 
-int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uint64_t first, uint64_t end)
+/* The next state slot; st->n is set here. A failure leaves nobody knowing what the disk has. */
+static int put_state(struct vault_file *f, struct vault_cipher *c, struct vault_state *st)
 {
 	const struct base_siv *siv = vault_cipher_state(c, f);
+	uint8_t slot[VAULT_STATE_SIZE];
+	int r;
+
+	if (!siv)
+		return -ENOMEM;
+	st->n = f->state.n + 1;
+	r = vault_state_seal(siv, VAULT_MAGIC_FILE, f->id, st, slot);
+	if (r == 0)
+		r = vault_pwrite_all(f->fd, slot, sizeof(slot), VAULT_HEADER_AREA(st->n & 1) + VAULT_WRAP_SIZE, NULL);
+	if (r != 0) {
+		f->adrift = true;
+		return r;
+	}
+	f->state = *st;
+	f->unsynced = true;
+	return 0;
+}
+
+int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uint64_t first, uint64_t end)
+{
 	struct vault_state st = {
-		.n = f->state.n + 1,
 		.horizon = f->next_seq - 1,
 		.size = f->size,
 		.flags = flags,
@@ -20,11 +40,8 @@ int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uin
 		.intent_end = end,
 		.next_seq = f->next_seq,
 	};
-	uint8_t slot[VAULT_STATE_SIZE];
 	int r;
 
-	if (!siv)
-		return -ENOMEM;
 	memcpy(st.acc, f->acc, sizeof(st.acc));
 	/* Without its row a DIRTY file is a copy: the row is on the disk before the first change can be. */
 	if ((flags & VAULT_STATE_DIRTY) && !(f->state.flags & VAULT_STATE_DIRTY) && !f->fresh && !f->row_durable) {
@@ -35,17 +52,20 @@ int vault_seal(struct vault_file *f, struct vault_cipher *c, uint32_t flags, uin
 	/* A recovery goes on under the session whose row there is. */
 	if (flags & VAULT_STATE_DIRTY)
 		memcpy(st.session, f->cutting ? f->state.session : kms_session(vault_core(f->v)), sizeof(st.session));
-	r = vault_state_seal(siv, VAULT_MAGIC_FILE, f->id, &st, slot);
+	r = put_state(f, c, &st);
 	if (r == 0)
-		r = vault_pwrite_all(f->fd, slot, sizeof(slot), VAULT_HEADER_AREA(st.n & 1) + VAULT_WRAP_SIZE, NULL);
-	if (r != 0) {
-		f->adrift = true;
-		return r;
-	}
-	f->state = st;
-	f->changed = false;
-	f->unsynced = true;
-	return 0;
+		f->changed = false;
+	return r;
+}
+
+int vault_seal_next(struct vault_file *f, struct vault_cipher *c, uint64_t next)
+{
+	struct vault_state st = f->state;
+
+	if (next <= st.next_seq)
+		return 0;
+	st.next_seq = next;
+	return put_state(f, c, &st);
 }
 
 int vault_seal_begin(struct vault_file *f, struct vault_cipher *c)

@@ -342,8 +342,10 @@ static int chunk_run(struct vault_file *f, struct vault_cipher *c, struct chunk 
 	f->changed = f->unsynced = true;
 	r = chunk_write(f, k, old, &done);
 	good = r == 0 ? k->n : (unsigned)(done / VAULT_PAGE);
-	if (good < k->n)
+	if (good < k->n) {
+		(void)vault_seal_next(f, c, f->next_seq); /* a failure leaves the file adrift, which is mended from the disk */
 		chunk_undo(f, k, which, good);
+	}
 	s = chunk_account(f, c, k, old, 0, good);
 	if (s != 0)
 		f->adrift = true;
