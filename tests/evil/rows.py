@@ -9,7 +9,7 @@ judged with verify=always. Files that nobody edits are read at the end.
 Rows that other tests drive: "crash (SIGKILL) at any instruction" is tests/crash/kill.py and resize.py, and every step in tests/format/model.py;
 "power cut" is the replay of recorded writes in tests/crash, and tests/format/model.py.
 
-Not met by version 1, and so not tested as attacks (fs/FORMAT.md, "What version 1 does not notice"): two entries of one directory exchanged, or a
+Not met by version 1, and so not tested as attacks (README.md says so to users): two entries of one directory exchanged, or a
 deleted one brought back; a whole file rolled back together with its header; owner, mode, suid, ACLs and the type of a file; an xattr removed or
 rolled back; sizes, times and the shape of the tree are visible; names hang on the vault key, not on the zone's.
 """
