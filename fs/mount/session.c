@@ -510,7 +510,7 @@ static int await_ready(struct session *s)
 	pthread_mutex_lock(&s->lock);
 	while (!s->ready && !atomic_load(&s->exit) && r == 0)
 		r = pthread_cond_timedwait(&s->changed, &s->lock, &until);
-	r = s->ready && !atomic_load(&s->exit) ? 0 : -EIO;
+	r = s->ready ? 0 : -EIO; /* it may be over already: unmounted at once */
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
