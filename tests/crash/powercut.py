@@ -411,7 +411,8 @@ class File:
             if any(k[3] and k[0] <= lo and k[1] >= min(hi, len(self.base)) for k in later):
                 return None                             # taken away, then something new was put there
             return "synced and overwritten, unreadable with crash=strict" if strict else None
-        allowed = [v[lo:hi] for v in self.versions]
+        # What a truncate took reads as zeros only where the file was made longer again.
+        allowed = [v[lo:hi] for i, v in enumerate(self.versions) if max(map(len, self.versions[i:])) >= min(hi, size)]
         if len(self.base) <= lo or not self.synced:
             allowed.append(b"")                         # a hole where nothing was synced
         end = max(0, min(size - lo, BLOCK))
