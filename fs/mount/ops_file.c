@@ -310,7 +310,8 @@ static void seek_later(fuse_req_t req, uint64_t ino, int64_t off, int whence, st
 	reply_seek(req, c, off, whence);
 }
 
-/* Data that the kernel has not written yet would look like a hole, so a file that somebody writes is flushed first. */
+/* Data that the kernel has not written yet would look like a hole, so a file that somebody writes is flushed first. Maps are cached in it
+ * without the writeback cache too. */
 void ops_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	struct mount *m = ops_mount(req);
@@ -319,7 +320,7 @@ void ops_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fus
 
 	if (whence != SEEK_DATA && whence != SEEK_HOLE) {
 		fuse_reply_err(req, EINVAL);
-	} else if (!m->writeback || !content_written(c)) {
+	} else if (m->options.cache_none || !content_written(c)) {
 		reply_seek(req, c, off, whence);
 	} else {
 		r = session_later(m, seek_later, req, ino, off, whence, c);
