@@ -205,45 +205,45 @@ static mode_t mode_of(int flags, va_list ap)
 	return flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY)) ? va_arg(ap, mode_t) : 0;
 }
 
-#define OPEN_AS(symbol) \
-	SHOWN int symbol(const char *path, int flags, ...) \
-	{ \
-		va_list ap; \
-		va_start(ap, flags); \
-		mode_t mode = mode_of(flags, ap); \
-		va_end(ap); \
-		return do_open(AT_FDCWD, path, flags, mode); \
-	}
-#define OPENAT_AS(symbol) \
-	SHOWN int symbol(int dirfd, const char *path, int flags, ...) \
-	{ \
-		va_list ap; \
-		va_start(ap, flags); \
-		mode_t mode = mode_of(flags, ap); \
-		va_end(ap); \
-		return do_open(dirfd, path, flags, mode); \
-	}
-#define OPEN_2_AS(symbol) \
-	SHOWN int symbol(const char *path, int flags); \
-	int symbol(const char *path, int flags) \
-	{ \
-		return do_open(AT_FDCWD, path, flags, 0); \
-	}
-#define OPENAT_2_AS(symbol) \
-	SHOWN int symbol(int dirfd, const char *path, int flags); \
-	int symbol(int dirfd, const char *path, int flags) \
-	{ \
-		return do_open(dirfd, path, flags, 0); \
-	}
+SHOWN int openat(int dirfd, const char *path, int flags, ...)
+{
+	va_list ap;
 
-OPEN_AS(open)
-OPEN_AS(open64)
-OPENAT_AS(openat)
-OPENAT_AS(openat64)
-OPEN_2_AS(__open_2)
-OPEN_2_AS(__open64_2)
-OPENAT_2_AS(__openat_2)
-OPENAT_2_AS(__openat64_2)
+	va_start(ap, flags);
+	mode_t mode = mode_of(flags, ap);
+	va_end(ap);
+	return do_open(dirfd, path, flags, mode);
+}
+
+SHOWN int open(const char *path, int flags, ...)
+{
+	va_list ap;
+
+	va_start(ap, flags);
+	mode_t mode = mode_of(flags, ap);
+	va_end(ap);
+	return do_open(AT_FDCWD, path, flags, mode);
+}
+
+/* What code with _FORTIFY_SOURCE calls in their place. */
+SHOWN int __openat_2(int dirfd, const char *path, int flags);
+SHOWN int __open_2(const char *path, int flags);
+
+int __openat_2(int dirfd, const char *path, int flags)
+{
+	return do_open(dirfd, path, flags, 0);
+}
+
+int __open_2(const char *path, int flags)
+{
+	return do_open(AT_FDCWD, path, flags, 0);
+}
+
+#define ALSO(symbol, name) SHOWN extern __typeof(symbol) name __attribute__((alias(#symbol)))
+ALSO(open, open64);
+ALSO(openat, openat64);
+ALSO(__open_2, __open64_2);
+ALSO(__openat_2, __openat64_2);
 
 /* A change of a name: make it with the lock held, then say with the parent's number what it was. */
 static int made(int r, uint64_t parent, const char *name, int dirfd, const char *path, bool ours, const char *target)
@@ -440,15 +440,8 @@ SHOWN ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t off)
 	return gather(fd, iov, n, off, false);
 }
 
-SHOWN ssize_t pwrite64(int fd, const void *buf, size_t len, off64_t off)
-{
-	return pwrite(fd, buf, len, off);
-}
-
-SHOWN ssize_t pwritev64(int fd, const struct iovec *iov, int n, off64_t off)
-{
-	return pwritev(fd, iov, n, off);
-}
+ALSO(pwrite, pwrite64);
+ALSO(pwritev, pwritev64);
 
 /* A call on an open file that answers 0, and its record. */
 static int changed(int fd, struct record rec, const char *name, const void *data, size_t len, long r)
@@ -471,10 +464,7 @@ SHOWN int ftruncate(int fd, off_t size)
 	return changed(fd, (struct record){ .type = REC_SIZE, .off = (uint64_t)size }, NULL, NULL, 0, syscall(SYS_ftruncate, fd, size));
 }
 
-SHOWN int ftruncate64(int fd, off64_t size)
-{
-	return ftruncate(fd, size);
-}
+ALSO(ftruncate, ftruncate64);
 
 SHOWN int fallocate(int fd, int mode, off_t off, off_t len)
 {
@@ -483,10 +473,7 @@ SHOWN int fallocate(int fd, int mode, off_t off, off_t len)
 		       syscall(SYS_fallocate, fd, mode, off, len));
 }
 
-SHOWN int fallocate64(int fd, int mode, off64_t off, off64_t len)
-{
-	return fallocate(fd, mode, off, len);
-}
+ALSO(fallocate, fallocate64);
 
 /* ---- attributes ---- */
 
@@ -688,15 +675,14 @@ SHOWN int fclose(FILE *file)
 	return r;
 }
 
-static FILE *do_fopen(const char *symbol, const char *path, const char *mode)
+SHOWN FILE *fopen(const char *path, const char *mode)
 {
-	FILE *(*real)(const char *, const char *);
+	FILE *(*real)(const char *, const char *), *file;
 	char name[NAME_MAX + 1];
 	uint64_t parent;
 	struct stat st;
-	FILE *file;
 
-	next(symbol, &real);
+	next("fopen", &real);
 	if (log_fd < 0 || (mode[0] != 'w' && mode[0] != 'a'))
 		return real(path, mode);
 	pthread_mutex_lock(&lock);
@@ -711,13 +697,4 @@ static FILE *do_fopen(const char *symbol, const char *path, const char *mode)
 	pthread_mutex_unlock(&lock);
 	return file;
 }
-
-SHOWN FILE *fopen(const char *path, const char *mode)
-{
-	return do_fopen("fopen", path, mode);
-}
-
-SHOWN FILE *fopen64(const char *path, const char *mode)
-{
-	return do_fopen("fopen64", path, mode);
-}
+ALSO(fopen, fopen64);
