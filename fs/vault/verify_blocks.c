@@ -7,6 +7,7 @@
 
 #define SLICE_GROUPS 4 /* tag pages of a slice of data: 224 blocks; divides TAG_RUN */
 #define SLICE_BLOCKS (SLICE_GROUPS * TAG_GROUP)
+#define AHEAD (2 << 20)
 #define ADVICE "restore the file from a backup"
 
 static const char not_read[] = "cannot be read from the disk";
@@ -283,6 +284,8 @@ static int blocks_check(struct vault_look *l, struct data_slice *s)
 		return 0;
 	if ((r = pages_read(l, s, first, last, pages)) != 0)
 		return r;
+	/* What comes is read while this is decrypted. */
+	(void)posix_fadvise(l->fd, (off_t)((vault_page_of(s->block) + s->blocks) * VAULT_PAGE), AHEAD, POSIX_FADV_WILLNEED);
 	for (unsigned i = first; i <= last; i++) {
 		uint8_t *page = pages + (size_t)i * VAULT_PAGE;
 
