@@ -217,6 +217,14 @@ void vault_tags_cut(struct vault_file *f, uint64_t groups);
 
 /* ---- file.c ---- */
 
+/* vault_file_new(v, fd): an object for a backing file; fd is taken over unless it fails. NULL without memory. vault_file_derive(f, dek, page): f->keys
+ * from the DEK and the immutable fields of the header page. vault_file_subject: what f's DEK belongs to; path may be NULL. */
+struct vault_file *vault_file_new(struct vault *v, int fd);
+int vault_file_derive(struct vault_file *f, const uint8_t *dek, const uint8_t *page);
+void vault_file_subject(const struct vault_file *f, const char *path, struct kms_subject *ret);
+
+/* ---- open.c ---- */
+
 /* vault_file_open_apart(v, caller, path, fd, check, ret, err): as vault_file_open for reading, but not listed: whoever else opens the file knows
  * nothing of this one. check false: no more than header, keys and state are looked at, nothing is logged or recovered. err is filled. */
 int vault_file_open_apart(struct vault *v, const struct kms_caller *caller, const char *path, int fd, bool check, struct vault_file **ret,
