@@ -355,8 +355,9 @@ class Bench:
         script.run()
         count, hits = self.control.off()
         what += " (%s)" % self.control.call() if hits else ""
+        # What comes late, at close, the kernel keeps only as ENOSPC or EIO.
         for name, code in script.failed:
-            t.check(code == error or self.keystore and code == errno.EIO, "%s: %s failed with %s" % (what, name, errno.errorcode.get(code, code)))
+            t.check(code in (error, errno.EIO), "%s: %s failed with %s" % (what, name, errno.errorcode.get(code, code)))
         t.check(hits or not script.failed, "%s: %s" % (what, script.failed))
         self.number += 1
         self.batch.append((what, script))
@@ -371,8 +372,10 @@ class Bench:
         for what, script in self.batch:
             script.verify(what)
         self.v.unmount()
-        fsck = self.v.keepctl("fsck", self.v.vault, json=True, ok=None)[-1]
-        t.check(fsck.get("remaining") == 0, "fsck after %s .. %s: %s" % (self.batch[0][0], self.batch[-1][0], fsck))
+        # Where even removing failed, leftovers are fine that fsck may remove.
+        repair = ["--repair", "--yes"] if any(what.startswith("EIO") for what, _ in self.batch) else []
+        fsck = self.v.keepctl("fsck", self.v.vault, *repair, json=True, ok=None)
+        t.check(fsck[-1].get("remaining") == 0, "fsck after %s .. %s: %s" % (self.batch[0][0], self.batch[-1][0], fsck[-5:]))
         t.check(self.v.keepctl("audit", "verify", json=True)[-1]["ok"], "the audit trail does not verify")
         self.v.mount(self.options, env=self.env)
         for _, script in self.batch:
