@@ -1,7 +1,8 @@
 /*
  * A second copy of SoftHSM2's token.object. Every login truncates that file and writes it again in place: a process killed
  * in between leaves it short, and with it every key of the token is lost. So a copy (token.object.keep, which SoftHSM2
- * ignores) is made after each login that changed it, and put back when token.object is found shorter than the copy.
+ * ignores) is made after each login that changed it, and put back when token.object is found shorter than the copy, or, as a
+ * power cut can leave it, of its size and without its bytes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include "internal.h"
 
 #define CONTENT_MAX 65536 /* a token.object has 320 bytes */
+#define SECTOR 512        /* reaches the disk as a whole, or not */
 
 /* Bytes read into buf (CONTENT_MAX bytes), or -1. */
 static ssize_t read_content(const char *path, char *buf)
@@ -93,21 +95,37 @@ void hsm_softhsm_keep(const struct hsm *h)
 	free(kept);
 }
 
+/* Both have len bytes. A sector of zeros that the copy does not have never got its bytes. */
+static bool has_gap(const char *now, const char *kept, size_t len)
+{
+	static const char zeros[SECTOR];
+
+	for (size_t at = 0; at < len; at += SECTOR) {
+		size_t n = len - at < SECTOR ? len - at : SECTOR;
+
+		if (memcmp(now + at, zeros, n) == 0 && memcmp(kept + at, zeros, n) != 0)
+			return true;
+	}
+	return false;
+}
+
 int hsm_softhsm_restore_one(const char *object_path, const char *name, void *arg)
 {
-	char path[PATH_MAX], *buf;
-	struct stat now, kept;
-	ssize_t len;
+	char path[PATH_MAX], *now = malloc(CONTENT_MAX), *kept = malloc(CONTENT_MAX);
+	ssize_t now_len = now ? read_content(object_path, now) : -1, len = -1;
+	bool damaged;
 	int ret = -1;
 
 	copy_path(path, object_path);
-	if (stat(object_path, &now) < 0 || stat(path, &kept) < 0 || now.st_size >= kept.st_size)
+	if (now_len >= 0 && kept)
+		len = read_content(path, kept);
+	damaged = len > 0 && (now_len < len || has_gap(now, kept, (size_t)len));
+	if (damaged)
+		ret = replace_content(object_path, kept, (size_t)len);
+	free(now);
+	free(kept);
+	if (!damaged)
 		return 0;
-	buf = malloc(CONTENT_MAX);
-	len = buf ? read_content(path, buf) : -1;
-	if (len > 0)
-		ret = replace_content(object_path, buf, (size_t)len);
-	free(buf);
 	base_log(LOG_WARNING, ret == 0 ? "%s was cut short (an interrupted login); its kept copy is back in place" :
 		 "%s is cut short (an interrupted login), and its kept copy cannot be put back", object_path);
 	return 0;
