@@ -8,6 +8,7 @@ says which). Each is mounted in a new boot and looked at:
 - every directory can be listed, and holds what some moment not before the last sync had;
 - what was synced reads as it was, or as it was written later. Without crash=strict a synced block that was overwritten, but not
   synced again, may be unreadable; what is appended never endangers what is there;
+- of every fifth disk the power is cut again while it is recovered, or after that;
 - a file that was never synced may be lost, but reads nothing wrong;
 - the audit trail verifies, and fsck has nothing to say after its repair.
 
@@ -522,12 +523,13 @@ class Disk(t.Vault):
         wrong = replay.same_as(replay.State(self.start, self.root, self.records, self.vault_ino), self.disk)
         t.check(not wrong, "the log does not make the disk that there is:\n" + "\n".join(wrong[:20]))
         self.worked = [read_notes(n) for n in self.notes]
-        with open(self.boot, "w") as f:
-            f.write(str(uuid.uuid4()) + "\n")
+        self.new_boot()
         self.env.update(self.preload(KEEPFS_RECORD_BOOT=self.boot))
 
     def choose_cut(self, rng):
-        """Anywhere, or just behind a sync."""
+        """Anywhere, just behind a sync, or while the keystore is opened."""
+        if rng.random() < 0.05:
+            return rng.randrange(min(80, len(self.records)))
         if rng.random() < 0.3:
             ends = [i for i, r in enumerate(self.records) if r.type == replay.SYNC_END]
             return min(rng.choice(ends) + rng.randrange(3), len(self.records) - 1)
@@ -537,6 +539,8 @@ class Disk(t.Vault):
         state = replay.State(self.start, self.root, self.records, self.vault_ino, cut, random.Random(seed))
         state.build(self.disk)
         at = self.records[cut].at
+        if seed % 5 == 1:
+            self.cut_again(random.Random(seed))
         if seed % 3 == 0:
             self.fsck(None, counts)
         self.mount(self.options)
@@ -551,6 +555,27 @@ class Disk(t.Vault):
         t.check(verdict["ok"] is True, "the audit trail: %s" % verdict)
         self.unmount()
         self.fsck(unsynced, counts)
+
+    def new_boot(self):
+        with open(self.boot, "w") as f:
+            f.write(str(uuid.uuid4()) + "\n")
+
+    def cut_again(self, rng):
+        """Power is cut a second time, while the files are recovered or after that."""
+        log = os.path.join(self.dir, "again.log")
+        start, root = replay.scan(self.disk)
+        vault_ino = os.stat(self.vault).st_ino
+        self.mount(self.options, env={"KEEPFS_RECORD_LOG": log})
+        for base, _, names in os.walk(self.mnt):
+            for name in names:
+                t.run(["cat", os.path.join(base, name)], ok=None)
+        self.unmount()
+        records = replay.read_log(log)
+        os.unlink(log)
+        wrong = replay.same_as(replay.State(start, root, records, vault_ino), self.disk)
+        t.check(not wrong, "the log of the recovery does not make the disk that there is:\n" + "\n".join(wrong[:20]))
+        replay.State(start, root, records, vault_ino, rng.randrange(len(records)), rng).build(self.disk)
+        self.new_boot()
 
     def fsck(self, unsynced, counts):
         """The repair. With unsynced, after all was read: what is moved aside must be a file that was never synced, and then all is well."""
