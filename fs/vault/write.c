@@ -212,11 +212,16 @@ static int sync_data(struct vault_file *f)
 }
 
 /* A hole of which an fsync promised that it reads as zeros. Without crash=strict that counts where an append goes on in it. */
-static bool promised_hole(const struct vault_file *f, uint64_t block, uint64_t live)
+static bool hole_counts(const struct vault_file *f, uint64_t block)
 {
 	uint64_t at = block * VAULT_PAGE;
 
-	return live == 0 && at < f->promised_size && (vault_strict(f->v) || f->promised_size - at < VAULT_PAGE);
+	return at < f->promised_size && (vault_strict(f->v) || f->promised_size - at < VAULT_PAGE);
+}
+
+static bool promised_hole(const struct vault_file *f, uint64_t block, uint64_t live)
+{
+	return live == 0 && hole_counts(f, block);
 }
 
 /*
@@ -231,27 +236,32 @@ static void chunk_rule_d(const struct vault_file *f, const struct chunk *k, cons
 	*first = *between = false;
 	for (unsigned i = 0; i < k->n; i++) {
 		uint64_t live = old[i].meta, gone = k->gone[i];
+		bool hole = hole_counts(f, k->block + i);
 
-		*first |= promised_hole(f, k->block + i, live);
-		if (!live || !(vault_strict(f->v) || k->shorter || META_LEN(live) < VAULT_PAGE || (gone && META_LEN(gone) < VAULT_PAGE)))
+		*first |= hole && !live;
+		if (!live || !(vault_strict(f->v) || k->shorter || hole || META_LEN(live) < VAULT_PAGE || (gone && META_LEN(gone) < VAULT_PAGE)))
 			continue;
 		guarded = true;
 		if (gone && META_SEQ(gone) <= f->promised_seq && META_SEQ(live) > f->durable_seq)
 			*first = true;
-		if (META_SEQ(live) <= f->promised_seq)
+		if (META_SEQ(live) <= f->promised_seq || (hole && !gone)) /* or it was a hole before it */
 			*between = true;
 	}
 	*between |= *first && guarded;
 }
 
-/* With the backing file's new size: without it the disk could have a new page, but not the end of it. */
+/* With the backing file's new size: without it the disk could have a new page, but not the end of it. All writes before this one are durable then. */
 static int sync_sized(struct vault_file *f, const struct chunk *k)
 {
 	uint64_t end = (k->block + k->n - 1) * VAULT_PAGE + k->len[k->n - 1];
+	int r;
 
 	if (end > f->size && ftruncate(f->fd, (off_t)vault_backing_size(end)) != 0)
 		return -errno;
-	return sync_data(f);
+	r = sync_data(f);
+	if (r == 0)
+		f->promised_seq = f->durable_seq = META_SEQ(k->slot[0].meta) - 1;
+	return r;
 }
 
 /* What has to be durable before the tags. A hole's page means nothing until its tag is there, so it goes ahead. */
@@ -262,11 +272,7 @@ static int chunk_first(struct vault_file *f, const struct chunk *k, const struct
 	for (unsigned i = 0; i < k->n && r == 0; i++)
 		if (promised_hole(f, k->block + i, old[i].meta))
 			r = vault_pwrite_all(f->fd, k->out + (size_t)i * VAULT_PAGE, k->len[i], vault_page_of(k->block + i) * VAULT_PAGE, NULL);
-	if (r == 0)
-		r = sync_sized(f, k);
-	if (r == 0)
-		f->promised_seq = f->durable_seq = META_SEQ(k->slot[0].meta) - 1;
-	return r;
+	return r == 0 ? sync_sized(f, k) : r;
 }
 
 static int chunk_write(struct vault_file *f, const struct chunk *k, const struct vault_slot *old, size_t *done)
