@@ -173,7 +173,8 @@ def new_disk(session):
 class File:
     def __init__(self, disk, keys, plain, strict=False, broken=frozenset()):
         self.disk, self.keys, self.plain, self.strict, self.broken = disk, keys, plain, strict, broken
-        self.durable_seq, self.changed, self.fail_at, self.written, self.unknown = 0, False, None, 0, False
+        self.promised_seq = self.promised_size = self.durable_seq = self.written = 0
+        self.changed, self.fail_at = False, None
         states = disk.pages[0][1]
         self.state = max((s for s in states if s), key=lambda s: s[0])
         self.size, self.acc = self.state[2], self.state[3]
@@ -270,42 +271,29 @@ class File:
             out.append((length, (old[:lo] + (value,) * (hi - lo) + old[hi:])[:length] + ZEROS[length:]))
         return out
 
-    def overwrites_durable(self, blocks, slots, careful):
-        last = (self.size - 1) // UNITS if self.size else 0
-        return any(slot and slot[0] <= self.durable_seq and (careful or b == last) for b, slot in zip(blocks, slots))
-
     def chunk(self, block, plain, cut=False):
         n = len(plain)
         blocks = range(block, block + n)
         slots = [self.live(b) for b in blocks]
-        careful = self.strict or (cut and "edge as any" not in self.broken)
-        if "no rule D" not in self.broken:
-            self.rule_d_before(blocks, slots, careful)
-        if self.recovering and not self.state[4] & DIRTY:
-            pass  # the recovery of a CLEAN file goes by what authenticates; the keystore's row is another session's
-        elif any(s and s[0] > self.state[1] for s in slots) and "two slots" not in self.broken:
-            self.seal(DIRTY)
-        else:
-            self.seal_begin()
+        self.chunk_horizon(slots)
         self.changed = True
-        rule_d = self.overwrites_durable(blocks, slots, careful) and "no rule D" not in self.broken
-        new = []
         if self.next_seq <= self.written:
             raise Wrong("sequence %d is used again: a slot with %d was written" % (self.next_seq, self.written))
+        new = []
         for b, (length, units) in zip(blocks, plain):
             new.append((self.next_seq, length, self.plain.seal(b, self.next_seq, length, units)))
             self.next_seq += 1
         good = 0
         try:
+            first, between = self.rule_d(blocks, slots, cut)
+            if first:
+                self.first(block, new, slots)
             if "data first" in self.broken:
                 for i in range(n):
                     self.put_data(block + i, new[i], i == n - 1)
             self.put_tags(block, new)
-            if rule_d:
-                end = PAGE_OF[block + n - 1] * UNITS + plain[-1][0]
-                if end > self.disk.size and "size after data" not in self.broken:
-                    self.disk.truncate(end)
-                self.disk.sync()
+            if between:
+                self.sync_sized(block, new)
             for i in range(n):
                 self.step()
                 self.put_data(block + i, new[i], i == n - 1)
@@ -320,18 +308,55 @@ class File:
             if good < n:
                 self.disk.truncate(BACKING[self.size])
 
-    def rule_d_before(self, blocks, slots, careful):
-        """The durable slot would be overwritten while the live one is not durable, or nobody knows: make that one durable first."""
-        last = (self.size - 1) // UNITS if self.size else 0
-        for b, slot in zip(blocks, slots):
-            if not slot or not (careful or b == last) or "rule D once" in self.broken:
-                continue
+    def chunk_horizon(self, slots):
+        if self.recovering and not self.state[4] & DIRTY:
+            return  # the recovery of a CLEAN file goes by what authenticates; the keystore's row is another session's
+        if any(s and s[0] > self.state[1] for s in slots) and "two slots" not in self.broken:
+            self.seal(DIRTY)
+        else:
+            self.seal_begin()
+
+    def hole_counts(self, block):
+        at = block * UNITS
+        return at < self.promised_size and (self.strict or self.promised_size - at < UNITS) and "hole as any" not in self.broken
+
+    def promised_hole(self, block, live):
+        return live is None and self.hole_counts(block)
+
+    def rule_d(self, blocks, slots, cut):
+        """(what has to be durable before the tags, the tags before the data)"""
+        first = between = guarded = False
+        if "no rule D" in self.broken:
+            return False, False
+        for b, live in zip(blocks, slots):
+            first = first or self.promised_hole(b, live)
             entry = self.entry(b)
-            other = entry[1 - live_of(entry)]
-            if self.unknown or (slot[0] > self.durable_seq and other and other[0] <= self.durable_seq):
-                self.disk.sync()
-                self.durable_seq, self.unknown = self.next_seq - 1, False
-                return
+            gone = entry[1 - live_of(entry)] if live else None
+            short = live and (live[1] < UNITS or (gone and gone[1] < UNITS))
+            if not live or not (self.strict or (cut and "edge as any" not in self.broken) or short or self.hole_counts(b)):
+                continue
+            guarded = True
+            if gone and gone[0] <= self.promised_seq and live[0] > self.durable_seq and "rule D once" not in self.broken:
+                first = True
+            if live[0] <= self.promised_seq or (not gone and self.hole_counts(b)):
+                between = True
+        return first, between or (first and guarded)
+
+    def sync_sized(self, block, new):
+        """With the backing file's new size."""
+        end = (block + len(new) - 1) * UNITS + new[-1][1]
+        if end > self.size and "size after data" not in self.broken:
+            self.disk.truncate(BACKING[end])
+        self.disk.sync()
+        if "half durable" not in self.broken:
+            self.promised_seq = self.durable_seq = new[0][0] - 1
+
+    def first(self, block, new, slots):
+        for i, slot in enumerate(new):
+            if self.promised_hole(block + i, slots[i]):
+                self.step()
+                self.put_data(block + i, slot, True)
+        self.sync_sized(block, new)
 
     def put_tags(self, block, new):
         i = 0
@@ -422,11 +447,9 @@ class File:
             self.seal_intent(gone, keep, TO_THE_END)
         self.size = old
         edge = self.live(size // UNITS) if size % UNITS else None
-        shortened = size % UNITS and self.shorten(size // UNITS, size % UNITS)
-        durable = shortened and edge[0] <= self.durable_seq
-        if "cut not ordered" not in self.broken:
-            durable = durable or self.strict or (keep > 0 and groups_of(blocks_of(old)) > 1)
-        if durable and "no rule D" not in self.broken:
+        if edge and self.shorten(size // UNITS, size % UNITS) and edge[0] <= self.promised_seq:
+            self.disk.sync()
+        if keep > 0 and groups_of(blocks_of(old)) > 1 and self.promised_seq and "cut not ordered" not in self.broken:
             self.disk.sync()
         if keep == 0:
             self.acc = 0
@@ -434,8 +457,14 @@ class File:
         else:
             self.range_clear(keep, TO_THE_END, backing)
         self.size = size
+        self.promised_size = min(self.promised_size, size)
+        self.cut_settle()
         self.disk.truncate(backing)
         self.seal(DIRTY)
+
+    def cut_settle(self):
+        if self.strict and self.promised_seq and "tags after pages" not in self.broken:
+            self.disk.sync()
 
     def punch(self, off, length):
         if off >= self.size or length <= 0:
@@ -461,8 +490,7 @@ class File:
         if "no intent" not in self.broken:
             self.seal_intent(gone, first, end)
         self.range_clear(first, end, BACKING[self.size])
-        if self.strict and "cut not ordered" not in self.broken:
-            self.disk.sync()
+        self.cut_settle()
         for b in range(first, end):
             page = PAGE_OF[b]
             if page < len(self.disk.pages):
@@ -475,10 +503,11 @@ class File:
     def sync(self):
         if self.changed:
             self.seal(DIRTY)
-        self.durable_seq, self.unknown, self.fresh = self.next_seq - 1, False, False
+        self.promised_seq, self.promised_size, self.fresh = self.next_seq - 1, self.size, False
         if self.state[4]:
             self.barrier()
         self.disk.sync()
+        self.durable_seq = self.promised_seq
 
     def seal_clean(self):
         if self.state[4] & DIRTY:

@@ -54,36 +54,35 @@ class Settling:
             entry = (None, entry[1]) if i == 0 else (entry[0], None)
         return entry
 
-    def newest(self, block, entry):
-        """The entry without what is not taken, and whether its data verifies."""
-        i = live_of(entry)
-        high, low = entry[i], entry[1 - i]
-        only_low = (None, low) if i == 0 else (low, None)
-        if self.verifies(block, high):
-            return entry, True
-        if self.verifies(block, low):
-            return only_low, True
-        if "drop both" in self.f.broken:
-            return (only_low if high[0] > self.f.state[1] else entry), False
-        # Two slots above the horizon have replaced a third one: what they named is lost, but it was no hole.
-        return (only_low if high[0] > self.f.state[1] and (low is None or low[0] <= self.f.state[1]) else entry), False
+    def drop_dead(self, block, entry):
+        """Without the slots of blocks that the sealed state no longer has."""
+        if self.as_sealed or not (in_intent(self.f.state, block) or block * UNITS >= self.limit):
+            return entry
+        return tuple(s if s and s[0] > self.f.state[1] else None for s in entry)
+
+    def keep_lost(self, block, entry):
+        """No slot authenticates."""
+        horizon = self.f.state[1]
+        replaced = all(s and s[0] > horizon for s in entry) and block * UNITS < self.limit and not in_intent(self.f.state, block)
+        if not replaced or "drop both" in self.f.broken:
+            entry = tuple(s if s and s[0] <= horizon else None for s in entry)
+        if entry != EMPTY and not self.as_sealed:
+            self.size = max(self.size, block * UNITS + entry[live_of(entry)][1])
+        return entry
 
     def power_cut(self, block, entry):
+        entry = self.drop_dead(block, entry)
         if entry == EMPTY:
             return entry
-        entry, good = self.newest(block, entry)
-        if entry == EMPTY:
+        i = live_of(entry)
+        high, low = entry[i], entry[1 - i]
+        if self.verifies(block, high):
+            self.take(block, high)
             return entry
-        slot = entry[live_of(entry)]
-        if good:
-            self.take(block, slot)
-        if self.as_sealed:
-            return entry
-        if (slot[0] <= self.f.state[1] or not good) and block * UNITS >= self.limit:
-            return EMPTY
-        if not good:  # it stays, so the size has to leave room for it
-            self.size = max(self.size, block * UNITS + slot[1])
-        return entry
+        if self.verifies(block, low):
+            self.take(block, low)
+            return (None, low) if i == 0 else (low, None)
+        return self.keep_lost(block, entry)
 
     def group(self, group):
         f, out = self.f, []
@@ -92,12 +91,12 @@ class Settling:
             for slot in entry:
                 if slot and slot[0] > self.top:
                     self.top = slot[0]
-            if in_intent(f.state, block) and "intent forgotten" not in f.broken:
-                entry = EMPTY
-            elif self.same_boot:
-                entry = self.killed(block, entry)
-            else:
+            if not self.same_boot:
                 entry = self.power_cut(block, entry)
+            elif in_intent(f.state, block) and "intent forgotten" not in f.broken:
+                entry = EMPTY
+            else:
+                entry = self.killed(block, entry)
             out.append(entry)
         return tuple(out)
 
@@ -177,7 +176,8 @@ def open_file(view, keys, plain, hook=None, strict=False, broken=frozenset(), wr
     bad = check_clean(f)
     if bad:
         raise Wrong("refused at open: " + bad)
-    f.unknown = "reopened" not in broken
+    if "reopened" not in broken:
+        f.promised_seq, f.promised_size = f.next_seq - 1, f.size
     keys.recovered = keys.recovered or f.recovered
     return f
 
