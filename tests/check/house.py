@@ -148,6 +148,8 @@ def words():
     for folder, folders, names in os.walk(TOP):
         folders[:] = [f for f in folders if f not in (".git", "__pycache__") and not f.startswith("build")]
         for name in names:
+            if name == ".git":  # of a work tree: it says where the repository is
+                continue
             path = os.path.relpath(os.path.join(folder, name), TOP)
             try:
                 text = read(path)
