@@ -13,15 +13,21 @@ struct check {
 	void (*summary)(json_t *line);
 };
 
-/* Clear names may hold anything: what is no printable ASCII and no UTF-8 letter must not reach the terminal. */
+/* Clear names may hold anything: control characters (C0, DEL, and C1 in UTF-8) must not reach the terminal. */
 static void
 print_name(const char *name)
 {
-	for (; *name; name++)
-		if ((unsigned char) *name < 0x20 || *name == 0x7f)
-			printf("\\x%02x", (unsigned char) *name);
-		else
-			putchar(*name);
+	const unsigned char *at = (const unsigned char *) name;
+
+	for (; *at; at++)
+		if (*at < 0x20 || *at == 0x7f) {
+			printf("\\x%02x", *at);
+		} else if (at[0] == 0xc2 && at[1] >= 0x80 && at[1] < 0xa0) {
+			printf("\\x%02x\\x%02x", at[0], at[1]);
+			at++;
+		} else {
+			putchar(*at);
+		}
 }
 
 static void
