@@ -165,10 +165,9 @@ static int side_directory(struct mount *m, struct side *s)
 static void keep_times(const struct side *s)
 {
 	const struct timespec times[2] = { s->st.st_atim, s->st.st_mtim };
-	char proc[40];
+	char proc[RESOLVE_PROC];
 
-	snprintf(proc, sizeof proc, "/proc/self/fd/%d", s->sub.fd);
-	if (utimensat(AT_FDCWD, proc, times, 0) < 0)
+	if (utimensat(AT_FDCWD, resolve_proc(s->sub.fd, proc), times, 0) < 0)
 		base_log(LOG_WARNING, "backing inode %llu: its times changed with a rename: %s", (unsigned long long)s->st.st_ino, strerror(errno));
 }
 
