@@ -77,11 +77,11 @@ class Place:
     def serve(self):
         self.service = subprocess.Popen([KEEPFS, "--serve", "-f"], stdin=subprocess.DEVNULL, env=self.env(),
                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-        end = time.time() + 20
+        end = time.time() + 120
         while not self.answers():
             if self.service.poll() is not None:
                 raise Failure("keepfs --serve ended: %s" % self.service.stderr.read().decode())
-            check(time.time() < end, "no control socket after 20 s")
+            check(time.time() < end, "no control socket after 120 s")
             time.sleep(0.05)
         os.chmod(self.top, 0o755)
 

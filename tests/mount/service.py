@@ -71,7 +71,7 @@ def several(t):
     check(sorted(m["mountpoint"] for m in mounts) == sorted([t.mnt, mnt2]), "mount list: %r" % mounts)
     run(["fusermount3", "-u", t.mnt])
     t.mounts.remove(t.mnt)
-    wait_for(lambda: len(t.keepctl("mount", "list", json=True)) == 1, 10, "the first mount to end")
+    wait_for(lambda: len(t.keepctl("mount", "list", json=True)) == 1, 60, "the first mount to end")
     check(alive(pid) and open(mnt2 + "/a").read() == "two", "the service goes on with its last mount")
     fails = []
 

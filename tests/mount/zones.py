@@ -81,7 +81,7 @@ def moves(v):
     write(a + "/file", data)
     os.utime(a + "/file", ns=(10**18, 10**18 + 5))
     os.sync()
-    t.wait_for(lambda: t.parse_header(backing(v, a + "/file"))["slots"] == 1, 10, "one wrap slot")
+    t.wait_for(lambda: t.parse_header(backing(v, a + "/file"))["slots"] == 1, 60, "one wrap slot")
     v.unmount()
     v.mount("allow_other" if os.geteuid() == 0 else None)
     before = beyond_wraps(backing(v, a + "/file"))
