@@ -21,6 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../lib/random.h"
+
 #define FILES 5
 #define BLOCK 4096
 #define SMALL_CAP (400 * 1024)
@@ -37,21 +39,6 @@ struct image {
 	uint8_t *bytes; /* LARGE_CAP; zero from size on */
 	uint64_t size;
 };
-
-static uint64_t rng_state;
-
-static uint64_t rng(void)
-{
-	rng_state ^= rng_state << 13;
-	rng_state ^= rng_state >> 7;
-	rng_state ^= rng_state << 17;
-	return rng_state * 0x2545F4914F6CDD1Dull;
-}
-
-static uint64_t below(uint64_t n)
-{
-	return n ? (rng() >> 11) % n : 0;
-}
 
 static void fill(uint8_t *buf, uint64_t off, uint64_t len, uint64_t salt)
 {

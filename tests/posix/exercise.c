@@ -23,6 +23,8 @@
 #include <unistd.h>
 #include <linux/falloc.h>
 
+#include "../lib/random.h"
+
 #define PAGE 4096u
 #define CHUNK (1u << 20)   /* longest single operation */
 #define RING 60            /* operations remembered */
@@ -40,23 +42,10 @@ struct file {
 };
 
 static struct file files[2];
-static uint64_t limit = 5u << 20, base, number, state, seed = 1;
+static uint64_t limit = 5u << 20, base, number, seed = 1;
 static uint8_t *scratch; /* CHUNK bytes, page aligned */
 static char ring[RING][LINE];
 static bool no_direct, no_map;
-
-static uint64_t rnd(void)
-{
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return state * 0x2545f4914f6cdd1dULL >> 11;
-}
-
-static uint64_t below(uint64_t n)
-{
-	return n ? rnd() % n : 0;
-}
 
 __attribute__((format(printf, 1, 2))) static void note(const char *format, ...)
 {
@@ -184,7 +173,7 @@ static void fresh(uint8_t *at, size_t len)
 		return;
 	}
 	for (size_t i = 0; i < len; i += sizeof(x)) {
-		x = rnd() << 20 ^ rnd();
+		x = (rng() >> 11) << 20 ^ rng() >> 11;
 		memcpy(at + i, &x, len - i < sizeof(x) ? len - i : sizeof(x));
 	}
 }
@@ -715,7 +704,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: exercise --file PATH [--ops N] [--seed S] [--size BYTES] [--base BYTES] [--model FILE] [--no-direct] [--no-map]\n");
 		return 2;
 	}
-	state = seed * 0x9e3779b97f4a7c15ULL + 0x1234567;
+	rng_state = seed * 0x9e3779b97f4a7c15ULL + 0x1234567;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	start(path, model);
 	for (number = 0; number < ops; number++)

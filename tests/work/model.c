@@ -28,6 +28,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../lib/random.h"
+
 #define PLAIN 24          /* plain files of a writer */
 #define RACING 2          /* racing files of a writer */
 #define WRITERS_MAX 8
@@ -59,20 +61,6 @@ struct state {
 
 static struct state *state;
 static const char *dir;
-static uint64_t rng_state;
-
-static uint64_t rng(void)
-{
-	rng_state ^= rng_state << 13;
-	rng_state ^= rng_state >> 7;
-	rng_state ^= rng_state << 17;
-	return rng_state * 0x2545F4914F6CDD1Dull;
-}
-
-static uint64_t below(uint64_t n)
-{
-	return n ? (rng() >> 11) % n : 0;
-}
 
 static _Noreturn void bad(const char *name, const char *what, uint64_t a, uint64_t b)
 {
