@@ -43,6 +43,7 @@ static void settle(struct mount *m)
 		return;
 	if (syncfs(vault_root_fd(m->vault)) < 0) {
 		base_log(LOG_ERR, "%s: syncfs: %s", vault_path(m->vault), strerror(errno));
+		free(batch);
 		return; /* the rows stay: that costs a check of these files after a crash */
 	}
 	kms_dirty_forget(m->core, batch);

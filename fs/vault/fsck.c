@@ -41,6 +41,12 @@ static void dir_free(struct fsck_dir *d)
 	free(d);
 }
 
+static int unlisted(struct fsck *j, int errnum)
+{
+	return vault_fsck_found(j, &(struct fsck_name){ 0 }, "unreadable", "cannot be listed: %s; %s", strerror(errnum),
+				errnum == EACCES ? "chmod u+rwx it, or run fsck as root" : "look at the disk") ? 0 : -ENOMEM;
+}
+
 static int list(struct fsck *j)
 {
 	int fd = openat(j->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), code = 0;
@@ -51,7 +57,7 @@ static int list(struct fsck *j)
 		code = -errno;
 		if (fd >= 0)
 			close(fd);
-		return code;
+		return code == -ENOMEM || code == -EMFILE || code == -ENFILE ? code : unlisted(j, -code);
 	}
 	while (code == 0 && (errno = 0, e = readdir(dir))) {
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || (j->only && strcmp(j->only, e->d_name) != 0))
@@ -63,7 +69,7 @@ static int list(struct fsck *j)
 			code = vault_check_tell(&j->check);
 	}
 	if (code == 0 && errno)
-		code = vault_fsck_found(j, &(struct fsck_name){ 0 }, "unreadable", "cannot be listed: %s; look at the disk", strerror(errno)) ? 0 : -ENOMEM;
+		code = unlisted(j, errno);
 	closedir(dir);
 	if (code == 0)
 		code = vault_fsck_suspects(j);
@@ -192,8 +198,10 @@ static void settle(struct fsck *j)
 		return;
 	if (kms_dirty_collect(j->check.core, vault_id(j->check.at.v), &batch) < 0)
 		return;
-	if (syncfs(vault_root_fd(j->check.at.v)) == 0 && batch)
+	if (batch && syncfs(vault_root_fd(j->check.at.v)) == 0)
 		kms_dirty_forget(j->check.core, batch);
+	else
+		free(batch);
 }
 
 static int run(struct fsck *j)

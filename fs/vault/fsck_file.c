@@ -12,7 +12,7 @@
 #include "verify.h"
 #include "vault/path.h"
 
-#define TRIES 3 /* to find a file either open or not */
+#define TRIES 2000 /* of 10 ms, to find a file either open or not */
 
 /* A finding that --quarantine may act on. */
 static int bad(struct fsck_found *found)
@@ -201,11 +201,12 @@ static int check_open(struct fsck *j, struct vault_file *f, int fd, const struct
 	code = f->adrift ? 0 : vault_header_read(fd, VAULT_MAGIC_FILE, KMS_PURPOSE_FILE, h);
 	if (code == 0 && !f->adrift) {
 		const struct base_siv *siv = vault_cipher_state(c, f);
+		int opened = siv ? vault_state_open(siv, VAULT_MAGIC_FILE, f->id, h->page, &state) : -ENOMEM;
 
 		if (memcmp(h->file_id, f->id, BASE_ID_SIZE) != 0 || memcmp(h->vault_id, vault_id(f->v), BASE_ID_SIZE) != 0 ||
 		    memcmp(h->commitment, f->keys->commitment, sizeof(h->commitment)) != 0)
 			what = "header-damaged";
-		else if (!siv || vault_state_open(siv, VAULT_MAGIC_FILE, f->id, h->page, &state) == -EBADMSG || (siv && state.n != f->state.n))
+		else if (opened == -EBADMSG || (opened == 0 && state.n != f->state.n))
 			what = "state-damaged";
 	} else if (code == -EBADMSG) {
 		what = "header-damaged";
@@ -267,9 +268,9 @@ static int check(struct fsck *j, int fd, struct fsck_name *name)
 			vault_live_release(f);
 			return code;
 		}
-		usleep(1000); /* another check has it */
+		usleep(10000); /* another check has it */
 	}
-	return 0;
+	return vault_fsck_found(j, name, "unreadable", "not checked: another check had it the whole time; run fsck again") ? 0 : -ENOMEM;
 }
 
 static int open_backing(struct fsck *j, const char *entry)

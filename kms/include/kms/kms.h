@@ -206,7 +206,7 @@ void kms_dirty_left(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE],
 
 /* kms_dirty_collect(core, vault_id, ret): the closed files up to now (and recovered ones), before the caller's syncfs; *ret is
  * NULL when there are none. kms_dirty_forget(core, batch): after the syncfs, delete the rows of those that have not been
- * opened for writing again. Blocks. Frees batch (NULL is fine). */
+ * opened for writing again. Blocks. Frees batch (NULL is fine); free(batch) instead leaves the rows. */
 struct kms_dirty_batch;
 int kms_dirty_collect(struct kms_core *core, const uint8_t vault_id[BASE_ID_SIZE], struct kms_dirty_batch **ret);
 int kms_dirty_forget(struct kms_core *core, struct kms_dirty_batch *batch);
