@@ -71,7 +71,7 @@ static int open_locked(struct vault *v, struct base_error *err)
 		code = -errno;
 		return base_error_set(err, code, BASE_EXIT_FAILED, "cannot open %s/" VAULT_CONFIG_NAME ": %s", v->path, strerror(-code));
 	}
-	return vault_lock_config(v, err);
+	return vault_lock_config(v, v->shared, err);
 }
 
 static int damaged(const struct vault *v, struct base_error *err)
@@ -293,7 +293,7 @@ static int rewrap_locked(struct vault *v, const struct kms_caller *caller, struc
 	return moved;
 }
 
-/* Nobody else has the vault meanwhile, also when it is shared. */
+/* Nobody else has the vault meanwhile, also when it is shared. v->shared stays: files that are opened meanwhile keep their locks after it. */
 static int rewrap_alone(struct vault *v, const struct kms_caller *caller, struct vault_header *header, struct base_error *err)
 {
 	struct base_error ignored = { 0 };
@@ -302,13 +302,11 @@ static int rewrap_alone(struct vault *v, const struct kms_caller *caller, struct
 
 	if (!header->other_used && kms_key_current(v->core, header->wrap.key_id) == header->wrap.version)
 		return 0;
-	v->shared = false;
-	code = shared ? vault_lock_config(v, err) : 0;
+	code = shared ? vault_lock_config(v, false, err) : 0;
 	if (code == 0)
 		code = rewrap_locked(v, caller, header, err);
-	v->shared = shared;
 	if (shared)
-		(void)vault_lock_config(v, &ignored);
+		(void)vault_lock_config(v, true, &ignored);
 	return code;
 }
 
@@ -401,10 +399,9 @@ int vault_config_share(struct vault *v, bool shared, struct base_error *err)
 	pthread_mutex_lock(&v->config);
 	before = v->shared;
 	if (before != shared) {
-		v->shared = shared;
-		code = vault_lock_config(v, err);
-		if (code < 0)
-			v->shared = before;
+		v->shared = true; /* on the way from one to the other files are locked one by one */
+		code = vault_lock_config(v, shared, err);
+		v->shared = code == 0 ? shared : before;
 	}
 	pthread_mutex_unlock(&v->config);
 	return code;

@@ -76,9 +76,9 @@ static long holder(int fd)
 	return pid;
 }
 
-int vault_lock_config(struct vault *v, struct base_error *err)
+int vault_lock_config(struct vault *v, bool shared, struct base_error *err)
 {
-	int code = lock(v->config_fd, v->read_only || v->shared ? F_RDLCK : F_WRLCK);
+	int code = lock(v->config_fd, v->read_only || shared ? F_RDLCK : F_WRLCK);
 	char who[96] = "another host, or another user's process,";
 	long pid;
 
@@ -90,7 +90,7 @@ int vault_lock_config(struct vault *v, struct base_error *err)
 	if (pid)
 		snprintf(who, sizeof(who), "process %ld", pid);
 	return base_error_set(err, code, BASE_EXIT_FAILED, "the vault %s is in use: %s has it open; unmount it there first (a service may hold it for a "
-			      "moment longer)%s", v->path, who, v->shared ? ", or mount it with -o shared there as well" : "");
+			      "moment longer)%s", v->path, who, shared ? ", or mount it with -o shared there as well" : "");
 }
 
 int vault_lock_file(struct vault_file *f, bool write)

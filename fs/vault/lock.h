@@ -6,9 +6,9 @@
 
 #include "content.h"
 
-/* vault_lock_config(v, err): locks v->config_fd: for itself, or with v->shared beside others that share. Changes the lock that it has. -EBUSY with a
+/* vault_lock_config(v, shared, err): locks v->config_fd: for itself, or beside others that share. Changes the lock that it has. -EBUSY with a
  * text that names the process, where it can be found, and what to do. */
-int vault_lock_config(struct vault *v, struct base_error *err);
+int vault_lock_config(struct vault *v, bool shared, struct base_error *err);
 
 /* vault_lock_file(f, write): with -o shared: the backing file is locked as a reader's or as the one writer's; changes the lock that f has. It goes with
  * the fd. Nothing is done without -o shared. -EBUSY: another process has it. */
