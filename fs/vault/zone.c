@@ -55,8 +55,10 @@ int vault_zone_follow(struct vault_zone *z, const struct vault_walk *walk, const
 		return 0;
 	if (!z->locked)
 		vault_names_wrlock(z->v);
-	code = vault_dir_read(z->v, item->fd, NULL, &dir); /* a rename can have written it since */
-	if (code == 0)
+	code = vault_dir_read(z->v, item->fd, NULL, &dir); /* a rename or another set-key can have written it since */
+	if (code == 0 && memcmp(dir.zone, z->from, BASE_ID_SIZE) != 0)
+		code = memcmp(dir.zone, z->to, BASE_ID_SIZE) != 0;
+	else if (code == 0)
 		code = change(z, vault_walk_clear(walk, item, clear, sizeof(clear)) == 0 ? clear : NULL, item->fd, &dir);
 	if (!z->locked)
 		vault_names_unlock(z->v);
