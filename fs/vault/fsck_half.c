@@ -64,7 +64,7 @@ static int temp(struct fsck *j, const struct fsck_name *name, const struct stat 
 	if (S_ISDIR(st->st_mode)) {
 		fd = openat(j->fd, name->entry, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		/* Its mode may be final already, and keep us out. */
-		if (fd < 0 && errno == EACCES && j->repair && fchmodat(j->fd, name->entry, 0700, 0) == 0)
+		if (fd < 0 && errno == EACCES && j->repair && fchmodat(j->fd, name->entry, 0700, AT_SYMLINK_NOFOLLOW) == 0)
 			fd = openat(j->fd, name->entry, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		full = fd >= 0 && vault_dir_empty(fd) == -ENOTEMPTY;
 		if (fd >= 0)

@@ -40,8 +40,9 @@ static int new_nameless(struct vault *v, int dirfd, mode_t mode, struct vault_fi
 	struct vault_file *f;
 	struct stat st;
 	char temp[32];
-	int fd;
+	int fd, r;
 
+	*ret = NULL;
 	vault_half_begin(v);
 	fd = open_nameless(dirfd, mode, temp);
 	if (fd < 0) {
@@ -61,12 +62,17 @@ static int new_nameless(struct vault *v, int dirfd, mode_t mode, struct vault_fi
 	f->fd_writable = true;
 	f->dev = st.st_dev;
 	f->ino = st.st_ino;
+	if (temp[0] && (f->temp_dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0)) < 0) {
+		r = -errno;
+		unlinkat(dirfd, temp, 0);
+		vault_half_end(v);
+		vault_file_free(f);
+		return r;
+	}
+	if (temp[0])
+		memcpy(f->temp, temp, sizeof(temp));
 	vault_live_add(f);
 	vault_half_end(v);
-	if (temp[0]) {
-		memcpy(f->temp, temp, sizeof(temp));
-		f->temp_dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
-	}
 	*ret = f;
 	return 0;
 }

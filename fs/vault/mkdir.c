@@ -88,7 +88,7 @@ int vault_temp_remove(int parentfd, const char *temp)
 	int fd = openat(parentfd, temp, flags), code;
 
 	/* Its mode may be final already, and keep us out. */
-	if (fd < 0 && errno == EACCES && fchmodat(parentfd, temp, 0700, 0) == 0)
+	if (fd < 0 && errno == EACCES && fchmodat(parentfd, temp, 0700, AT_SYMLINK_NOFOLLOW) == 0)
 		fd = openat(parentfd, temp, flags);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
@@ -235,7 +235,7 @@ static int open_for_removal(int parentfd, const char *entry, mode_t *ret_mode)
 		return -errno;
 	if (!S_ISDIR(st.st_mode))
 		return -ENOTDIR;
-	if (fchmodat(parentfd, entry, (st.st_mode & 07777) | 0700, 0) < 0)
+	if (fchmodat(parentfd, entry, (st.st_mode & 07777) | 0700, AT_SYMLINK_NOFOLLOW) < 0)
 		return -EACCES;
 	*ret_mode = st.st_mode & 07777;
 	fd = openat(parentfd, entry, flags);

@@ -247,6 +247,15 @@ static int check_one(const struct vault_xattr *x, int fd, const char *stored, ui
 	return n < 0 ? (int)n : 0;
 }
 
+/* A name goes into advice that people paste into a shell: nothing but what it can hold as it is. */
+static void show_name(const char *stored, char *ret, size_t cap)
+{
+	snprintf(ret, cap, "%s", stored);
+	for (; *ret; ret++)
+		if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", *ret))
+			*ret = '?';
+}
+
 int vault_xattr_check(const struct vault_xattr *x, int fd, char *ret, size_t cap)
 {
 	char *names, *p;
@@ -263,7 +272,7 @@ int vault_xattr_check(const struct vault_xattr *x, int fd, char *ret, size_t cap
 			code = strncmp(p, PREFIX, PREFIX_LEN) == 0 ? check_one(x, fd, p, raw) : -EBADMSG;
 		if (code == -EBADMSG) {
 			if (bad++ == 0)
-				snprintf(ret, cap, "%s", p);
+				show_name(p, ret, cap);
 			code = 0;
 		}
 	}

@@ -25,7 +25,8 @@ int vault_xattr_set(const struct vault_xattr *x, int fd, const char *name, const
 int vault_xattr_remove(const struct vault_xattr *x, int fd, const char *name);
 int vault_xattr_any(int fd);
 
-/* vault_xattr_check(x, fd, ret, cap): how many user xattrs do not authenticate, name or value, or are none of ours; ret: the stored name of the first. -errno. */
+/* vault_xattr_check(x, fd, ret, cap): how many user xattrs do not authenticate, name or value, or are none of ours; ret: the stored name of the first,
+ * with '?' for what a shell would not take as it is. -errno. */
 int vault_xattr_check(const struct vault_xattr *x, int fd, char *ret, size_t cap);
 
 #endif
