@@ -500,7 +500,7 @@ class Disk(t.Vault):
         os.mkdir(self.disk)
 
     def preload(self, **more):
-        return dict({"LD_PRELOAD": self.args.record, "KEEPFS_RECORD_ROOT": self.disk}, **more)
+        return dict(t.preloaded(self.args.record), KEEPFS_RECORD_ROOT=self.disk, **more)
 
     def record(self, rng):
         """Let programs work while everything is recorded."""

@@ -327,20 +327,13 @@ class Script:
                 t.check(relative in known, "%s: %s should not be there" % (when, relative[:40]))
 
 
-def preload(library):
-    """The library, behind the sanitizer's runtime where keepfs has one."""
-    out = subprocess.run(["ldd", t.KEEPFS], stdout=subprocess.PIPE).stdout.decode()
-    first = [line.split("=>")[1].split()[0] for line in out.splitlines() if "libasan" in line or "libtsan" in line]
-    return " ".join(first + [os.path.abspath(library)])
-
-
 class Bench:
     def __init__(self, library, options=None, keystore=False):
         self.v = t.Vault()
         self.v.init()
         self.keystore = keystore
         self.control = Control(os.path.join(self.v.dir, "control"), self.v.keystore if keystore else self.v.vault)
-        self.env = {"LD_PRELOAD": preload(library), "KEEPFS_FAULTS": os.path.join(self.v.dir, "control")}
+        self.env = dict(t.preloaded(library), KEEPFS_FAULTS=os.path.join(self.v.dir, "control"))
         self.options = options
         self.v.mount(options, env=self.env)
         self.batch, self.number = [], 0

@@ -80,6 +80,13 @@ def public_copy(program):
     return shutil.copy(shutil.which(program), place)
 
 
+def preloaded(library):
+    """The environment in which keepfs loads this library first, behind a sanitizer's runtime where it has one."""
+    linked = run(["ldd", shutil.which(KEEPFS)])[1].splitlines()
+    first = [line.split("=>")[1].split()[0] for line in linked if "libasan" in line or "libtsan" in line]
+    return {"LD_PRELOAD": " ".join(first + [os.path.abspath(library)])}
+
+
 def wait_for(condition, seconds, what):
     end = time.time() + seconds
     while not condition():
