@@ -52,33 +52,30 @@ class Control:
 
 
 class Content:
-    """What a file may hold: exactly `data`, or after a failed operation per block what `data` or `other` has."""
+    """What a file may hold: exactly `data`, or after a failed operation in each block what it had before or after one of its writes."""
 
     def __init__(self, data=b""):
         self.data, self.other = data, None
 
-    def fail(self, wanted):
+    def fail(self, *wanted):
         self.other = wanted
 
     def accepts(self, got):
         if self.other is None:
             return got == self.data
-        sizes = sorted([len(self.data), len(self.other)])
-        if not sizes[0] <= len(got) <= sizes[1]:
+        states = (self.data,) + self.other
+        if not min(map(len, states)) <= len(got) <= max(map(len, states)):
             return False
-        for at in range(0, len(got), BLOCK):
-            block = got[at:at + BLOCK]
-            allowed = [(c[at:at + BLOCK] + bytes(BLOCK))[:len(block)] for c in (self.data, self.other)]
-            if block not in allowed and not self.joined(block, allowed):
-                return False
-        return True
+        return all(self.accepts_block(got[at:at + BLOCK], at, states) for at in range(0, len(got), BLOCK))
+
+    def accepts_block(self, block, at, states):
+        allowed = [(c[at:at + BLOCK] + bytes(BLOCK))[:len(block)] for c in states]
+        return block in allowed or any(self.joined(block, old, new) for old, new in zip(allowed, allowed[1:]))
 
     @staticmethod
-    def joined(block, allowed):
-        """A block that two writes of one operation reached: a part of it is new, the rest is old."""
-        old, new = allowed
-        same = [i for i in range(len(block)) if block[i] != old[i]]
-        return all(block[i] == new[i] for i in same)
+    def joined(block, old, new):
+        """A block of which a part was written: that part is new, the rest is old."""
+        return all(block[i] == new[i] for i in range(len(block)) if block[i] != old[i])
 
 
 class Script:
@@ -136,14 +133,15 @@ class Script:
         os.close(fd)
 
     def change(self, name, pieces, sync, what):
-        content = self.files[name]
+        content, states = self.files[name], []
         wanted = bytearray(content.data)
         for off, data in pieces:
             if off > len(wanted):
                 wanted += bytes(off - len(wanted))
             wanted[off:off + len(data)] = data
+            states.append(bytes(wanted))
         self.attempt(what, lambda: self.write_to(self.path(name), os.O_RDWR, pieces, sync),
-                     lambda: self.files.__setitem__(name, Content(bytes(wanted))), lambda: content.fail(bytes(wanted)))
+                     lambda: self.files.__setitem__(name, Content(states[-1])), lambda: content.fail(*states))
 
     def create(self, rng):
         name = self.fresh()
@@ -310,7 +308,7 @@ class Script:
             except OSError as e:
                 raise t.Failure("%s: %s cannot be read: %s" % (when, name[:40], e))
             t.check(content.accepts(got), "%s: %s holds other bytes (%d; expected %d%s)" % (
-                when, name[:40], len(got), len(content.data), "" if content.other is None else " or %d" % len(content.other)))
+                when, name[:40], len(got), len(content.data), "" if content.other is None else " or %d" % len(content.other[-1])))
             for key, values in self.xattrs.get(name, {}).items():
                 try:
                     value = os.getxattr(path, key)
