@@ -164,10 +164,11 @@ DAMAGE = {"magic": 0, "suite": 10, "flags": 12, "vault id": 16, "file id": 40, "
 
 
 def reader_refuses(v, deks):
-    """The reader does check: one changed byte of each kind makes it refuse a file. One with a tag page, whose block 0 is there."""
+    """The reader does check: one changed byte of each kind makes it refuse a file. One with a tag page, and whose damaged
+    slots count: nobody looks at those that newer ones have replaced."""
     import reader
     path = next(p for p in t.backing_files(v.vault) if os.path.getsize(p) > 23 * PAGE and t.parse_header(p)["magic"] == t.MAGIC_FILE and
-                any(slot_at(p, 2560)) and any(slot_at(p, 22 * PAGE)))
+                first_counts(p, 2560) and first_counts(p, 22 * PAGE))
     with open(path, "rb") as f:
         raw = f.read()
     dek, copy = deks[os.stat(path).st_ino], os.path.join(v.dir, "copy")
@@ -191,10 +192,12 @@ def reader_refuses(v, deks):
     return len(DAMAGE) + 2
 
 
-def slot_at(path, at):
+def first_counts(path, at):
+    """Of the two slots of the entry there, the first has the higher sequence."""
     with open(path, "rb") as f:
         f.seek(at)
-        return f.read(36)
+        first, second = (int.from_bytes(f.read(36)[28:34], "little") for _ in range(2))
+    return first > second
 
 
 def main():
