@@ -216,15 +216,19 @@ void ops_kill(fuse_req_t req, fuse_ino_t ino, int fd)
 	struct vault *v = ops_mount(req)->vault;
 	struct stat st;
 	mode_t mode;
+	bool member;
 	int r;
 
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || !(st.st_mode & (S_ISUID | S_ISGID)))
 		return;
+	member = !(st.st_mode & S_ISGID) || in_group(req, st.st_gid);
 	vault_header_lock(v, st.st_ino);
+	r = fstat(fd, &st) < 0 ? -errno : 0; /* a chmod that came between counts */
 	mode = st.st_mode & ~(mode_t)S_ISUID;
-	if ((mode & S_ISGID) && ((mode & S_IXGRP) || !in_group(req, st.st_gid)))
+	if ((mode & S_ISGID) && ((mode & S_IXGRP) || !member))
 		mode &= ~(mode_t)S_ISGID;
-	r = mode != st.st_mode && fchmod(fd, mode & 07777) < 0 ? -errno : 0;
+	if (r == 0 && mode != st.st_mode && fchmod(fd, mode & 07777) < 0)
+		r = -errno;
 	vault_header_unlock(v, st.st_ino);
 	if (r < 0)
 		base_log(LOG_WARNING, "backing inode %llu: cannot clear its set-uid bits: %s", (unsigned long long)st.st_ino, strerror(-r));

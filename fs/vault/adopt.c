@@ -74,7 +74,7 @@ static int check_sealed(struct examining *x, char *why, size_t cap)
 	uint8_t raw[TAG_GROUP * TAG_ENTRY], acc[16] = { 0 };
 	int r;
 
-	for (uint64_t g = 0; g == 0 || tags_offset(g) < x->backing; g++) {
+	for (uint64_t g = 0; g == 0 || (g < GROUPS_MAX && tags_offset(g) < x->backing); g = vault_tags_data(x->f, g + 1, GROUPS_MAX)) {
 		if ((r = vault_tags_read(x->f, g, raw)) != 0) {
 			if (r == -EBADMSG)
 				snprintf(why, cap, "the tag page of blocks %ju to %ju is not one", (uintmax_t)tags_first(g),
@@ -140,7 +140,7 @@ static int check_data(struct examining *x, struct vault_adoption *ret, char *why
 	uint8_t raw[TAG_GROUP * TAG_ENTRY];
 	int r = 0;
 
-	for (uint64_t g = 0; r == 0 && (g == 0 || tags_offset(g) < x->backing); g++) {
+	for (uint64_t g = 0; r == 0 && (g == 0 || (g < GROUPS_MAX && tags_offset(g) < x->backing)); g = vault_tags_data(x->f, g + 1, GROUPS_MAX)) {
 		if ((r = vault_tags_read(x->f, g, raw)) != 0)
 			return r;
 		keep_upto(&x->f->state, g, ret->upto, raw);
@@ -203,7 +203,7 @@ int vault_adopt(struct vault_file *f, struct vault_cipher *c, const struct vault
 
 	if (fstat(f->fd, &st) != 0)
 		return -errno;
-	for (uint64_t g = 0; r == 0 && (g == 0 || tags_offset(g) < (uint64_t)st.st_size); g++) {
+	for (uint64_t g = 0; r == 0 && (g == 0 || (g < GROUPS_MAX && tags_offset(g) < (uint64_t)st.st_size)); g = vault_tags_data(f, g + 1, GROUPS_MAX)) {
 		if ((r = vault_tags_read(f, g, raw)) != 0)
 			return r;
 		memcpy(before, raw, sizeof(raw));

@@ -168,6 +168,8 @@ static inline uint64_t tags_groups(uint64_t blocks)
 {
 	return blocks <= TAG_HEAD ? 1 : 1 + (blocks - TAG_HEAD + TAG_GROUP - 1) / TAG_GROUP;
 }
+/* No file has this many. */
+#define GROUPS_MAX (tags_groups(vault_blocks(VAULT_FILE_MAX)) + 1)
 static inline void acc_xor(uint8_t a[16], const uint8_t b[16])
 {
 	for (int i = 0; i < 16; i++)

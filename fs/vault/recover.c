@@ -9,8 +9,6 @@
 #include "base/log.h"
 #include "content.h"
 
-#define GROUPS_MAX (tags_groups(vault_blocks(VAULT_FILE_MAX)) + 1)
-
 struct recovery {
 	struct vault_file *f;
 	struct vault_cipher *c;
@@ -51,13 +49,16 @@ static bool has_group(const struct recovery *rec, uint64_t group)
 	return group == 0 || (group < GROUPS_MAX && tags_offset(group) < rec->backing);
 }
 
+/* A slot above the horizon proves nothing until its data authenticates. No session gets this far: who writes such a number wants to use up the rest. */
+#define FORGED_ABOVE (UINT64_C(1) << 40)
+
 static void note_top(struct recovery *rec, uint64_t group, const uint8_t *raw)
 {
 	for (unsigned i = 0; i < 2 * tags_count(group); i++) {
-		uint64_t meta = base_get64(raw + i * TAG_SLOT + 28);
+		uint64_t meta = base_get64(raw + i * TAG_SLOT + 28), seq = META_SEQ(meta);
 
-		if (slot_shape_ok(meta) && META_SEQ(meta) > rec->top_seq)
-			rec->top_seq = META_SEQ(meta);
+		if (slot_shape_ok(meta) && seq > rec->top_seq && seq < rec->f->state.horizon + FORGED_ABOVE)
+			rec->top_seq = seq;
 	}
 }
 

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "config.h"
 #include "jobs.h"
+#include "live.h"
 #include "slots.h"
 #include "zone.h"
 
@@ -216,6 +217,10 @@ static int rewrap_header(struct job *job, const struct vault_walk_item *item)
 
 	if (job->key && memcmp(job->key, job->header.wrap.key_id, BASE_ID_SIZE) != 0)
 		return 0;
+	if (vault_live_moving(job->v, item->st.st_ino)) { /* a rename may take the new slot back */
+		job->missed = true;
+		return 0;
+	}
 	if (!is_current(job, &job->header.wrap) && linked_outside(job, &item->st))
 		code = base_error_set(&err, -EXDEV, BASE_EXIT_FAILED, "it has another name outside of the directory: it keeps its key; copy it");
 	else if (!is_current(job, &job->header.wrap)) {

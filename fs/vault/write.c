@@ -339,6 +339,8 @@ static int chunk_run(struct vault_file *f, struct vault_cipher *c, struct chunk 
 	uint64_t end;
 	int r, s;
 
+	if (f->next_seq + k->n >= UINT64_C(1) << META_SEQ_BITS)
+		return -EFBIG; /* every sequence is used once; 2^48 block writes are more than a file lives to see */
 	/* The recovery of a CLEAN file goes by what authenticates, not by the horizon, and may begin again at any time. */
 	if (!(f->cutting && !(f->state.flags & VAULT_STATE_DIRTY)) && (r = chunk_horizon(f, c, k)) != 0)
 		return r;

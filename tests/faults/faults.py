@@ -405,6 +405,7 @@ def main():
                 if len(bench.batch) == 25:
                     bench.settle()
             bench.settle()
+            t.check(struck or not places, "none of %d runs met its %s" % (len(places), errno.errorcode[error]))
             print("%-10s %-6s x%-2d%s%s: %d runs, %d struck, %d told the application" % (
                 "keystore" if keystore else options or "writeback", errno.errorcode[error], row, " half" if half else "", " sync" if classes & SYNC else "",
                 len(places), struck, said), flush=True)
