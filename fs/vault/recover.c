@@ -292,6 +292,9 @@ int vault_recover(struct vault_file *f, struct vault_cipher *c, bool same_boot)
 	memcpy(f->acc, acc, sizeof(acc));
 	f->next_seq = rec.top_seq + 1 > f->state.next_seq ? rec.top_seq + 1 : f->state.next_seq;
 	vault_tags_restart(f, tags_groups(vault_blocks(f->size)));
+	/* What is there may have been synced: Rule D holds for the block that is written below, should the power go once more. */
+	f->promised_seq = f->next_seq - 1;
+	f->promised_size = f->size;
 	if ((r = finish_cut(&rec)) != 0)
 		return r;
 	f->resized = vault_backing_size(f->size) != rec.backing;

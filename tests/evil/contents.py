@@ -424,8 +424,8 @@ class Contents:
         return got is not None and any(got == content and f.is_version(i) for i, (content, _) in enumerate(f.versions[:-1]))
 
     def older_header(self, f, wrong):
-        """The header page, which has all tags of a small file, is that of an older version: the same limit, carried out in part. What is served
-        are the holes and the untouched blocks of that one version."""
+        """The header page is that of an older version, and so are all other tags: the same limit, carried out in part. What is served are the
+        holes and the untouched blocks of that one version."""
         for content, copy in f.versions[:-1]:
             if copy and f.read(0, PAGE) == f.read(0, PAGE, copy) and all(data == content[at:at + len(data)] for at, data in wrong):
                 return True
@@ -453,7 +453,7 @@ class Contents:
         where = "%s (%d bytes): %s; changed: %s" % (f.name, len(f.content()), what, changed)
         if wrong and self.older(f, got):
             return "an older version"
-        if wrong and errors and len(f.content()) <= 21 * PAGE and self.older_header(f, wrong):
+        if wrong and errors and self.older_header(f, wrong):
             t.check(os.path.basename(f.path) in named, "scrub says nothing of %s" % where)
             return "an older version in part"
         if wrong and late and errors and what in ("blocks rolled back with their tags", "content rolled back, header new"):
