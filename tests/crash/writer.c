@@ -454,8 +454,12 @@ static void name_of(char *out, const char *dir, int depth)
 	}
 }
 
-static void churn_check(int r, const char *what)
+static void churn_check(int r, const char *dir, const char *what)
 {
+	if (r < 0 && errno == ENOENT && access(dir, F_OK) < 0) { /* the mount has been taken away already */
+		errno = ENOTCONN;
+		gone(what);
+	}
 	if (r < 0 && errno != ENOENT && errno != EEXIST && errno != ENOTDIR && errno != EISDIR && errno != ENOTEMPTY && errno != EINVAL &&
 	    errno != ELOOP && errno != EPERM)
 		gone(what);
@@ -468,15 +472,15 @@ static _Noreturn void churn(const char *dir)
 		name_of(a, dir, 1 + (int)below(3));
 		name_of(b, dir, 1 + (int)below(3));
 		switch (below(9)) {
-		case 0: case 1: churn_check(mkdir(a, 0700), "mkdir"); break;
-		case 2: churn_check(rmdir(a), "rmdir"); break;
-		case 3: case 4: churn_check(rename(a, b), "rename"); break;
-		case 5: churn_check(unlink(a), "unlink"); break;
-		case 6: churn_check(symlink("target", a), "symlink"); break;
-		case 7: churn_check(link(a, b), "link"); break;
+		case 0: case 1: churn_check(mkdir(a, 0700), dir, "mkdir"); break;
+		case 2: churn_check(rmdir(a), dir, "rmdir"); break;
+		case 3: case 4: churn_check(rename(a, b), dir, "rename"); break;
+		case 5: churn_check(unlink(a), dir, "unlink"); break;
+		case 6: churn_check(symlink("target", a), dir, "symlink"); break;
+		case 7: churn_check(link(a, b), dir, "link"); break;
 		default: {
 			int fd = open(a, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-			churn_check(fd, "create");
+			churn_check(fd, dir, "create");
 			if (fd < 0)
 				break;
 			if (write(fd, buf, below(sizeof(buf))) < 0)

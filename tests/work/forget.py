@@ -2,7 +2,7 @@
 """Lookups and opens over many files by several processes, the kernel told to forget in between: the service's memory stays below
 a bound of --base-mib plus --per-inode bytes for each inode that the kernel knows at a time, and what the kernel forgets is forgotten.
 
-Full size: --files 1000000 --operations 10000000.
+Full size: --files 1000000 --operations 10000000. --tree DIR: on the keystore and vault that an earlier run left there (KEEPFS_TEST_KEEP=1).
 """
 import argparse
 import os
@@ -22,6 +22,9 @@ class Forget:
         self.args = args
         self.v = t.Vault(base=args.base)
         self.highest = 0
+        if args.tree:
+            self.v.keystore, self.v.vault = args.tree + "/ks", args.tree + "/vault"
+            self.v.env["KEEPFS_KEYSTORE"] = self.v.keystore
 
     def directory(self, n):
         return "%s/d%d/e%d" % (self.v.mnt, n // 100, n)
@@ -36,28 +39,32 @@ class Forget:
         return self.v.keepctl("mount", "list", json=True)[0]["inodes"]
 
     def loops(self, jobs):
-        procs = [subprocess.Popen([self.args.loops] + [str(a) for a in job], stdout=subprocess.DEVNULL) for job in jobs]
+        procs = [subprocess.Popen([str(a) for a in job], stdout=subprocess.DEVNULL) for job in jobs]
         for proc in procs:
             t.check(proc.wait(7200) == 0, "the loops program failed")
 
-    def make(self):
-        dirs = self.args.files // PER_DIR
+    def make(self, dirs):
         for n in range(dirs):
             os.makedirs(self.directory(n))
         for n in range(0, dirs, 2):
-            self.loops([["create", self.directory(k), PER_DIR, 10] for k in range(n, min(n + 2, dirs))])
-        return dirs
+            self.loops([[self.args.loops, "create", self.directory(k), PER_DIR, 10] for k in range(n, min(n + 2, dirs))])
 
     def round(self, rng, dirs, number):
-        """Every file is looked up once, one directory in ten is opened and read as well. Returns how many operations that was."""
+        """Every file is looked up: by listing its directory with attributes, which is a lookup of each name, or by name; of one directory in ten
+        all files are opened and read as well. Returns how many operations that was."""
         order = rng.sample(range(dirs), dirs)
         count = 0
         for at in range(0, dirs, 4):
             jobs = []
             for k in order[at:at + 4]:
-                read = rng.random() < .1
-                jobs.append(["readall", self.directory(k), PER_DIR] if read else ["lookup", self.directory(k), PER_DIR, PER_DIR, number * 1000 + k + 1])
-                count += PER_DIR * (2 if read else 1)
+                how = rng.random()
+                if how < .1:
+                    jobs.append([self.args.loops, "readall", self.directory(k), PER_DIR])
+                elif how < .4:
+                    jobs.append([self.args.loops, "lookup", self.directory(k), PER_DIR, PER_DIR, number * 1000 + k + 1])
+                else:
+                    jobs.append(["ls", "-lU", self.directory(k)])
+                count += PER_DIR * (2 if how < .1 else 1)
             self.loops(jobs)
             if at % 200 == 0:
                 self.resident()
@@ -65,12 +72,14 @@ class Forget:
 
     def go(self):
         args, v = self.args, self.v
-        v.init()
-        v.mount()
-        start = time.time()
-        dirs = self.make()
-        print("%d files made in %.0f s" % (dirs * PER_DIR, time.time() - start), flush=True)
-        v.unmount()
+        dirs = args.files // PER_DIR
+        if not args.tree:
+            v.init()
+            v.mount()
+            start = time.time()
+            self.make(dirs)
+            print("%d files made in %.0f s" % (dirs * PER_DIR, time.time() - start), flush=True)
+            v.unmount()
         v.mount()
         empty = self.resident()
         rng, done, number, known, worst = random.Random(5), 0, 0, 0, 0
@@ -100,6 +109,7 @@ def main():
     p.add_argument("--operations", type=int, default=8000)
     p.add_argument("--base-mib", type=int, default=160)
     p.add_argument("--per-inode", type=int, default=500)
+    p.add_argument("--tree", help="directory that an earlier run left")
     p.add_argument("--base", help="directory for everything")
     args = p.parse_args()
     t.need_fuse()
